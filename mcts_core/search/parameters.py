@@ -1,0 +1,170 @@
+"""The `search` object of a request: what a client may ask of the search.
+
+One definition serves the HTTP schema, the served model's preset and the search itself. Every
+field is optional; a preset fills what a request leaves out (see `SearchParameters.over`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Method = Literal["mcts", "beam", "best_of_n", "sample", "greedy"]
+"""The search methods; `mcts_core.search.methods` registers one class for each."""
+
+Rung = Literal["beam", "sample"]
+"""What a ladder may fall back to."""
+
+
+class Strict(BaseModel):
+    """Frozen; an unknown field is an error that names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Budget(Strict):
+    """Whichever limit is reached first ends the search."""
+
+    simulations: Annotated[int, Field(ge=1)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    """Spent tokens: policy, rollout and critics together."""
+    deadline_ms: Annotated[float, Field(gt=0)] | None = None
+    """Wall time from the request's admission, in milliseconds."""
+    nodes: Annotated[int, Field(ge=1)] | None = None
+
+
+class Step(Strict):
+    """Where an option ends."""
+
+    until: Literal["newline", "paragraph", "sentence", "token"] | StepPattern = "newline"
+    min_tokens: Annotated[int, Field(ge=1)] = 1
+    max_tokens: Annotated[int, Field(ge=1)] = 64
+
+
+class StepPattern(Strict):
+    """An option ends after any of `strings`, or after a match of `regex`."""
+
+    strings: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    regex: str | None = None
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.strings is None) == (self.regex is None):
+            raise ValueError("give either 'strings' or 'regex'")
+        if self.strings is not None and not self.strings:
+            raise ValueError("'strings' must name at least one string")
+        return self
+
+
+Bounds = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], "[min, max]"]
+
+
+class Width(Strict):
+    """Importance-based adaptive branching, and the widths of the flat methods.
+
+    A node may have `max(min, min(floor(alpha * importance) + 1, max))` children
+    (AlphaLLM, arXiv 2404.12253, section 4.3.1).
+    """
+
+    root: Bounds = (4, 16)
+    inner: Bounds = (2, 6)
+    alpha: Annotated[float, Field(ge=0)] = 10.0
+    beam: Annotated[int, Field(ge=1)] = 4
+    """Beams kept by `beam`."""
+    samples: Annotated[int, Field(ge=1)] = 8
+    """Trajectories drawn by `best_of_n`."""
+
+    @field_validator("root", "inner")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if value[0] > value[1]:
+            raise ValueError("the minimum is above the maximum")
+        return value
+
+
+class Select(Strict):
+    """The tree policy; values are min-max normalised over the tree before they meet the bonus."""
+
+    rule: Literal["uct", "puct"] = "puct"
+    c: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Merge(Strict):
+    """When a new option counts as a sibling that is there already; it is then drawn again."""
+
+    by: Literal["edit", "exact", "none"] = "edit"
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """`edit`: merge at a normalised edit distance of at most this (0 = the same text)."""
+    redraws: Annotated[int, Field(ge=0)] = 2
+
+
+class Rollouts(Strict):
+    """Fast completions of a new node by the rollout model, scored by the outcome critic."""
+
+    count: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Annotated[int, Field(ge=1)] = 128
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+
+
+class StopWhen(Strict):
+    """Early stops, beside the budget."""
+
+    score: float | None = None
+    """Stop once a terminal's mixed score reaches this."""
+    converged: bool = True
+    """Stop once the readout can no longer change within the budget left."""
+
+
+class SearchParameters(Strict):
+    """Everything a request may say about its search."""
+
+    method: Method = "mcts"
+    budget: Budget = Budget(simulations=64)
+    step: Step = Step()
+    max_depth: Annotated[int, Field(ge=1)] = 32
+    width: Width = Width()
+    select: Select = Select()
+    merge: Merge = Merge()
+    rollouts: Rollouts = Rollouts()
+    critics: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Weight of each critic in the mixed score; critics that are not named are not asked."""
+    parallel: Annotated[int, Field(ge=1)] = 8
+    """Simulations in flight within one tree (virtual loss)."""
+    stop_when: StopWhen = StopWhen()
+    readout: Literal["best", "visits", "value"] = "best"
+    fallback: tuple[Rung, ...] = ("beam", "sample")
+    temperature: Annotated[float, Field(ge=0)] = 0.8
+    """Of expansion; the first child of a node is greedy."""
+    include: tuple[Literal["candidates", "root"], ...] = ()
+
+    def over(self, preset: SearchParameters) -> SearchParameters:
+        """This request's own fields laid over `preset`; nested objects are merged field by field.
+
+        `critics` is replaced whole: a request that names critics names all that it wants.
+        """
+        merged = _merge(preset.model_dump(exclude_unset=True), self.model_dump(exclude_unset=True))
+        return SearchParameters.model_validate(merged)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        beneath = merged.get(name)
+        if name != "critics" and isinstance(value, dict) and isinstance(beneath, dict):
+            replaced = name == "until"
+            merged[name] = value if replaced else _merge(beneath, value)
+        else:
+            merged[name] = value
+    return merged

@@ -1,0 +1,103 @@
+"""The face of a search towards the engine, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from mcts_core.search.work import Outcome, TokenLogprob, Work
+
+StopReason = Literal[
+    "simulations", "tokens", "deadline", "nodes", "exhausted", "converged", "score", "cancelled"
+]
+FallbackReason = Literal["deadline", "kv_exhausted", "critic_error", "budget", "exhausted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """How the ladder was taken."""
+
+    to: str
+    reason: FallbackReason
+    at_simulation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """Options from the root to a terminal, or to where the search had to stop."""
+
+    tokens: tuple[int, ...]
+    """Completion token ids."""
+    logprobs: tuple[TokenLogprob, ...]
+    text: str
+    finish_reason: Literal["stop", "length"]
+    score: float | None
+    """The mixed score; None when no critic was asked."""
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RootOption:
+    """One child of the root."""
+
+    text: str
+    visits: int
+    value: float
+    prior: float
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a finished search found."""
+
+    trajectories: tuple[Trajectory, ...]
+    """Best first, distinct; as many of the `n` that were asked for as were found (never none)."""
+    method: str
+    """The method that the returned trajectory came from."""
+    requested_method: str
+    stop_reason: StopReason
+    fallback: Fallback | None
+    readout: str
+    simulations: int
+    nodes: int
+    terminals: int
+    depth: int
+    merged: int
+    first_simulation_seconds: float | None
+    candidates: tuple[Trajectory, ...] = ()
+    root: tuple[RootOption, ...] = ()
+    details: Mapping[str, Any] | None = None
+
+
+class SearchFailed(Exception):
+    """The search has nothing to return: not even an unfinished trajectory.
+
+    `reason` is one of `work.FailureReason`, or "deadline".
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Search(Protocol):
+    """One request's search. The engine drives it, always from the same thread.
+
+    The search's decisions depend on the outcomes alone and not on the order in which they arrive,
+    so that the same seed gives the same tree whatever else is in the batch.
+    """
+
+    def start(self) -> Sequence[Work]:
+        """The first work."""
+
+    def deliver(self, work: Work, outcome: Outcome) -> Sequence[Work]:
+        """One outcome; returns what is to be done next (nothing when others are awaited)."""
+
+    def expire(self) -> None:
+        """The deadline has passed: settle at once with what is there."""
+
+    @property
+    def result(self) -> SearchResult | SearchFailed | None:
+        """None while the search goes on."""

@@ -1,0 +1,217 @@
+"""Work: the one vocabulary that the search and the engine share.
+
+A search asks for work and is handed outcomes; it knows no batch, no model and no tensor. The
+engine carries out the work of all searches together; it knows no tree. Everything here is plain
+Python.
+
+Token counts, the clock and the states belong to the engine; the search reads them through
+`Account` and `State`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+Critics = tuple[str, ...]
+"""Names of the critics that are to score the state that a piece of work ends in."""
+
+Finish = Literal["step", "eos", "stop", "length"]
+"""Why an option ended: its step rule, the end-of-sequence token, a stop string of the request, or
+a token limit (the option's own, the request's or the model's context)."""
+
+FailureReason = Literal["kv_exhausted", "critic_error", "numeric", "context_length", "internal"]
+
+
+class State(Protocol):
+    """A node's token ids and its KV in every model that has seen it. Opaque to the search."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """All token ids: the prompt's and those of the options so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn from a model's distribution, as in the OpenAI and vLLM APIs."""
+
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 keeps all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int = 0
+    """With the work's `key` and the position it keys the noise, whatever else is in the batch."""
+    logprobs: int = 0
+    """How many of the most likely tokens to report beside each sampled one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Where an option ends. With no strings, no regex and not `every_token`, only at the end of
+    the sequence, a stop string or a limit."""
+
+    strings: tuple[str, ...] = ()
+    regex: str | None = None
+    every_token: bool = False
+    min_tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """An option that was already drawn from the same state: new draws avoid it.
+
+    `draw_logprobs[i]` is the log-probability of `tokens[i]` under the distribution that was sampled
+    from. Sampling without replacement: a token's probability is reduced by the mass of the sibling
+    that goes on through it (Shi et al., "Incremental sampling without replacement", 2020).
+    """
+
+    tokens: tuple[int, ...]
+    draw_logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Compute the prompt and make the root's state."""
+
+    tokens: tuple[int, ...]
+    critics: Critics = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Grow a new state from `state` with the policy, by one option."""
+
+    state: State
+    sampling: Sampling
+    key: tuple[int, int]
+    """(node, draw): with the seed and the token's position it keys the noise."""
+    boundary: Boundary = Boundary()
+    max_tokens: int = 64
+    stop: tuple[str, ...] = ()
+    critics: Critics = ()
+    siblings: tuple[Sibling, ...] = ()
+    stream: int | None = None
+    """When set, every token is announced to the request's listener under this choice index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Complete `state` with the rollout model, score the completion, and throw it away."""
+
+    state: State
+    sampling: Sampling
+    key: tuple[int, int]
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    critics: Critics = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Ask critics about a state that is there already."""
+
+    state: State
+    critics: Critics
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give a state's KV back; nothing is answered. States that are never released are given back
+    when the search ends."""
+
+    state: State
+
+
+Work = Open | Extend | Rollout | Score | Release
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A sampled token's log-probability under the policy's own distribution (temperature 1, no
+    penalty, no bias), and the most likely tokens beside it."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    state: State
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    state: State
+    tokens: tuple[int, ...]
+    """The option's token ids, the end-of-sequence token included when it was sampled."""
+    logprobs: tuple[TokenLogprob, ...]
+    draw_logprobs: tuple[float, ...]
+    text: str
+    """The option's text; with `finish == "stop"` it ends before the stop string."""
+    finish: Finish
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RolledOut:
+    tokens: tuple[int, ...]
+    text: str
+    finish: Finish
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The work could not be done; nothing of it is left behind."""
+
+    reason: FailureReason
+    message: str
+
+
+Outcome = Opened | Extended | RolledOut | Scored | Failed
+
+
+@dataclass(slots=True)
+class Tally:
+    """Tokens of one kind of model."""
+
+    computed: int = 0
+    """Tokens that went through the model for this request."""
+    cached: int = 0
+    """Tokens of context whose KV was found along the tree instead of being computed again."""
+
+
+@dataclass(slots=True)
+class Account:
+    """What a request has used so far: counted by the engine, read by the search."""
+
+    policy: Tally = field(default_factory=Tally)
+    rollout: Tally = field(default_factory=Tally)
+    critics: Tally = field(default_factory=Tally)
+    model_seconds: float = 0.0
+    """Wall time of the engine steps that this request took part in."""
+    blocks_held: int = 0
+    blocks_peak: int = 0
+    tokens_held: int = 0
+    """Tokens of KV that all states of the request would hold without sharing."""
+    shared_peak: float = 0.0
+    """Share of those that is not stored because states share blocks, at the peak of blocks."""
+
+    @property
+    def spent(self) -> int:
+        """Tokens computed by all models."""
+        return self.policy.computed + self.rollout.computed + self.critics.computed
