@@ -146,6 +146,8 @@ class TokenLogprob:
 class Opened:
     state: State
     scores: Mapping[str, float]
+    spent: int = 0
+    """Tokens that all models computed for this piece of work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ class Extended:
     """The option's text; with `finish == "stop"` it ends before the stop string."""
     finish: Finish
     scores: Mapping[str, float]
+    spent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +170,13 @@ class RolledOut:
     text: str
     finish: Finish
     scores: Mapping[str, float]
+    spent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     scores: Mapping[str, float]
+    spent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
