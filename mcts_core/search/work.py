@@ -209,12 +209,11 @@ class Account:
     critics: Tally = field(default_factory=Tally)
     model_seconds: float = 0.0
     """Wall time of the engine steps that this request took part in."""
-    blocks_held: int = 0
     blocks_peak: int = 0
-    tokens_held: int = 0
-    """Tokens of KV that all states of the request would hold without sharing."""
+    """Most KV blocks held at once, over all models' pools; filled in when the search ends."""
     shared_peak: float = 0.0
-    """Share of those that is not stored because states share blocks, at the peak of blocks."""
+    """`1 - held / references` of those blocks: the share that is not stored again for each state
+    that needs it."""
 
     @property
     def spent(self) -> int:

@@ -1,0 +1,1 @@
+"""Critics: what scores a state of the search. Value, process reward and outcome reward."""

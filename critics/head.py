@@ -1,0 +1,55 @@
+"""The head of a critic: a small network on a model's last hidden state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+
+from critics.card import CriticCard, CriticError
+
+FILE = "head.safetensors"
+
+
+class Head(nn.Module):
+    """`sigmoid(down(silu(up(hidden))))`: a probability for each state. Computes in float32."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(hidden, width)
+        self.down = nn.Linear(width, 1)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden `[..., hidden]` after the trunk's final norm; returns `[...]`."""
+        inner = functional.silu(self.up(hidden.float()))
+        return functional.linear(inner, self.down.weight, self.down.bias).squeeze(-1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden `[..., hidden]`; returns probabilities `[...]`."""
+        return torch.sigmoid(self.logits(hidden))
+
+
+def load_head(folder: Path, card: CriticCard) -> Head:
+    """Raises `CriticError` when the weights are missing or of other shapes than the card says."""
+    path = folder / FILE
+    head = Head(card.hidden, card.width)
+    try:
+        head.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise CriticError(f"{path} is missing") from None
+    except RuntimeError as error:
+        raise CriticError(f"{path} does not fit critic.json: {error}") from None
+    return head.eval()
+
+
+def save_head(head: Head, card: CriticCard, folder: Path) -> None:
+    """Writes the critic's two files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "critic.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    tensors = {
+        name: value.detach().float().contiguous() for name, value in head.state_dict().items()
+    }
+    save_file(tensors, folder / FILE, metadata={"format": "pt"})

@@ -1,0 +1,94 @@
+"""What a model's attention layers see of a step: which rows read which KV blocks.
+
+transformers' model classes hand our attention function the queries, keys and values of the new
+tokens only; the batch says where their KV is stored and what each row may look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from mcts_core.kv.storage import KVStorage
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Single tokens whose contexts fill the same number of blocks.
+
+    The width of a row's context depends on the row's own length alone, never on its neighbours':
+    a row's result is then the same bits whatever else is in the batch.
+    """
+
+    rows: torch.Tensor
+    """[rows] int64: indices into the step's tokens."""
+    blocks: torch.Tensor
+    """[rows * blocks] int64: the rows' block tables, one after the other, padded with block 0."""
+    lengths: torch.Tensor
+    """[rows] int64: tokens that each row may look at, itself included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one sequence: part of a long prompt."""
+
+    start: int
+    """Index of its first token among the step's tokens."""
+    count: int
+    blocks: torch.Tensor
+    """[blocks] int64"""
+    context: int
+    """Tokens of the sequence before this chunk."""
+
+
+@dataclass(slots=True)
+class AttentionBatch:
+    """One forward's worth of work for one model; passed through the model to each layer."""
+
+    storage: KVStorage
+    tokens: int
+    """Real tokens; rows behind them are padding, which reads and writes nothing."""
+    slots: torch.Tensor
+    """[tokens] int64: where each token's KV is stored."""
+    groups: Sequence[RowGroup]
+    chunks: Sequence[Chunk]
+    masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+    """Additive masks made so far in this step, by (group, window): layers share them."""
+
+
+class Attention(Protocol):
+    """An attention backend, in the shape that `transformers.AttentionInterface` calls."""
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
+        batch: AttentionBatch,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """query `[1, heads, tokens, dim]`; key, value `[1, kv_heads, tokens, dim]`: the new tokens
+        only, positions applied. Returns `([1, tokens, heads, value_dim], None)`."""
+
+
+MIN_ROWS = 16
+"""Matrix products over fewer rows take other kernels on CPU and round differently; a step is
+padded to a multiple of this, so that a row's result does not depend on how many others there are.
+"""
+
+GROUP_BLOCKS = 4
+"""Contexts of rows are padded to a multiple of this many blocks."""
+
+CHUNK_TOKENS = 16
+"""Runs of at least this many tokens attend as one chunk, shorter ones as single rows."""

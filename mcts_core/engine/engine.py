@@ -1,0 +1,345 @@
+"""The engine: one thread that carries out the work of all searches, step by step.
+
+A step draws a token for every option that waits for one, runs each model once over all new tokens
+of all requests, scores what became ready, and hands the outcomes to the searches, whose next work
+is in the batch of the next step.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import structlog
+import torch
+
+from mcts_core.engine.decode import Decode
+from mcts_core.engine.jobs import Jobs
+from mcts_core.engine.resident import Resident, Rows
+from mcts_core.engine.run import Run
+from mcts_core.engine.sampler import sample
+from mcts_core.engine.scheduler import Scheduler
+from mcts_core.engine.session import Job, Session
+from mcts_core.kv.blocks import KVExhausted
+from mcts_core.kv.branch import Copies
+from mcts_core.query import EngineGauges, PoolGauge, Reply
+from mcts_core.search.search import Search, SearchFailed
+from mcts_core.search.work import Failed, Outcome, Release, Work
+
+_log = structlog.get_logger(__name__)
+_IDLE_SECONDS = 0.5
+"""How often the idle engine comes round, for its heartbeat and its sessions' deadlines."""
+
+
+class Engine:
+    """Owns the models and their KV; everything on the device happens in its thread.
+
+    `submit` and `cancel` may be called from any thread. Listeners are called from the engine's.
+    """
+
+    def __init__(
+        self,
+        residents: Mapping[str, Resident],
+        jobs: Jobs,
+        scheduler: Callable[[], Scheduler],
+        *,
+        threads: int | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._residents = dict(residents)
+        self._jobs = jobs
+        self._schedulers = {name: scheduler() for name in residents}
+        self._threads = threads
+        self._clock = clock
+        self._inbox: deque[tuple[str, Session]] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._sessions: dict[Session, None] = {}
+        self._delivery: deque[tuple[Job, Outcome]] = deque()
+        self._steps = 0
+        self._step_seconds = 0.0
+        self._step_rows = 0
+        self._last_rows = 0
+        self._heartbeat = clock()
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, session: Session) -> None:
+        """Takes a request on. Its listener gets the events and, last, a reply or a failure."""
+        if self._closing:
+            session.listener(SearchFailed("internal", "the engine is shutting down"))
+            return
+        self._inbox.append(("begin", session))
+        self._wake.set()
+
+    def cancel(self, session: Session) -> None:
+        """Ends a request before the next step; its listener hears nothing more."""
+        self._inbox.append(("cancel", session))
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stops the thread; requests that are under way fail."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def gauges(self) -> EngineGauges:
+        pools = {
+            name: PoolGauge(
+                resident.pool.total - resident.pool.pinned,
+                resident.pool.free,
+                resident.pool.held,
+                0,
+            )
+            for name, resident in self._residents.items()
+        }
+        return EngineGauges(
+            waiting=sum(1 for kind, _ in tuple(self._inbox) if kind == "begin"),
+            running=len(self._sessions),
+            pools=pools,
+            steps=self._steps,
+            step_seconds=self._step_seconds,
+            step_rows=self._step_rows,
+            last_rows=self._last_rows,
+            heartbeat_age_seconds=self._clock() - self._heartbeat,
+            alive=self._thread.is_alive(),
+        )
+
+    def _loop(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            while not self._closing:
+                self._heartbeat = self._clock()
+                try:
+                    busy = self._step()
+                except Exception as error:
+                    _log.exception("engine step failed")
+                    self._fail_all(f"the engine's step failed: {error}")
+                    busy = True
+                if not busy:
+                    self._wake.wait(_IDLE_SECONDS)
+                    self._wake.clear()
+            self._take_inbox()
+            self._fail_all("the engine is shutting down")
+
+    def _step(self) -> bool:
+        """One step; False when there was nothing to do."""
+        began = self._clock()
+        self._take_inbox()
+        self._expire(began)
+        progress = self._deliver()
+        if not self._jobs.runs and not self._jobs.scores:
+            self._send_events()
+            return progress
+        drawn = self._draw()
+        rows = 0
+        progress = progress or drawn > 0
+        stalled: list[Run] = []
+        for name, resident in self._residents.items():
+            rows += self._forward(name, resident, stalled)
+        progress = self._score() or progress or rows > 0
+        taking_part = tuple(self._sessions)
+        progress = self._deliver() or progress
+        if not progress and stalled:
+            self._relieve(stalled)
+        seconds = self._clock() - began
+        for session in taking_part:
+            session.account.model_seconds += seconds
+        self._steps += 1
+        self._step_seconds += seconds
+        self._step_rows += rows
+        self._last_rows = rows
+        self._send_events()
+        return True
+
+    def _take_inbox(self) -> None:
+        while self._inbox:
+            kind, session = self._inbox.popleft()
+            if kind == "begin":
+                session.begun = self._clock()
+                self._sessions[session] = None
+                self._guarded(session, session.search.start)
+            elif not session.ended:
+                self._end(session)
+
+    def _expire(self, now: float) -> None:
+        for session in tuple(self._sessions):
+            if session.deadline is not None and now >= session.deadline:
+                self._guarded(session, partial(_expired, session.search))
+
+    def _draw(self) -> int:
+        """Draws the next token of every option whose logits are there."""
+        total = 0
+        for name in self._residents:
+            waiting: list[tuple[Run, Decode]] = [
+                (run, run.decode)
+                for run in self._jobs.runs
+                if run.model == name and run.decode is not None and run.decode.logits is not None
+            ]
+            if not waiting:
+                continue
+            total += len(waiting)
+            logits = torch.stack(
+                [decode.logits for _, decode in waiting if decode.logits is not None]
+            )
+            draws = [decode.draw(run.tokens, run.prompt_length) for run, decode in waiting]
+            for (run, decode), drawn in zip(waiting, sample(logits, draws), strict=True):
+                if drawn is None:
+                    message = "the model's logits are not finite"
+                    self._jobs.fail(run, Failed("numeric", message))
+                    continue
+                run.tokens.append(decode.take(drawn))
+                if decode.finish is not None and not run.compute_last:
+                    run.settle()
+        self._jobs.sweep()
+        return total
+
+    def _forward(self, name: str, resident: Resident, stalled: list[Run]) -> int:
+        """One forward of one model; returns the number of tokens computed."""
+        copies: Copies = []
+        batch: list[tuple[Run, Rows]] = []
+        mine = [run for run in self._jobs.runs if run.model == name]
+        for run, count in self._schedulers[name].pick(mine):
+            start = run.branch.length
+            try:
+                copies += run.branch.grow(count)
+            except KVExhausted:
+                stalled.append(run)
+                continue
+            tokens = run.tokens[start : start + count]
+            batch.append((run, Rows(run.branch, tokens, start, run.wanted(start, count))))
+        if not batch:
+            return 0
+        try:
+            computed = resident.forward([rows for _, rows in batch], copies)
+        except Exception as error:
+            _log.exception("forward failed", model=name)
+            for run, _ in batch:
+                self._jobs.fail(run, Failed("internal", f"the model's step failed: {error}"))
+            self._jobs.sweep()
+            return 0
+        hidden = computed.hidden.unbind(0)
+        logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
+        at = 0
+        for run, rows in batch:
+            end = at + len(rows.ends)
+            run.computed(rows.start, len(rows.tokens), hidden[at:end], logits[at:end])
+            at = end
+        self._jobs.sweep()
+        return sum(len(rows.tokens) for _, rows in batch)
+
+    def _score(self) -> bool:
+        """All scores that were asked for, one call for each critic."""
+        waiting, self._jobs.scores = self._jobs.scores, []
+        by_critic: dict[tuple[str, str], list[int]] = {}
+        for index, score in enumerate(waiting):
+            by_critic.setdefault((score.model, score.critic), []).append(index)
+        for (model, critic), indices in by_critic.items():
+            hidden = [waiting[index].hidden for index in indices]
+            try:
+                values = self._residents[model].score(critic, hidden)
+            except Exception as error:
+                _log.exception("critic failed", critic=critic)
+                for index in indices:
+                    waiting[index].settle(Failed("critic_error", f"{critic}: {error}"))
+                continue
+            for index, value in zip(indices, values, strict=True):
+                waiting[index].take(value)
+        return bool(waiting)
+
+    def _deliver(self) -> bool:
+        """Advances the jobs whose waits are over, and hands their outcomes to the searches."""
+        moved = False
+        while True:
+            self._delivery.extend(self._jobs.advance())
+            if not self._delivery:
+                return moved
+            moved = True
+            job, outcome = self._delivery.popleft()
+            session = job.session
+            if not session.ended:
+                self._guarded(session, partial(session.search.deliver, job.work, outcome))
+
+    def _guarded(self, session: Session, call: Callable[[], Sequence[Work]]) -> None:
+        """Lets a search decide. Its error is its own: the request fails, the others go on."""
+        try:
+            work = call()
+            if session.search.result is not None:
+                self._finish(session)
+                return
+            for piece in work:
+                if isinstance(piece, Release):
+                    self._jobs.release(piece)
+                else:
+                    self._jobs.submit(session, piece)
+            if not session.jobs:
+                raise RuntimeError("it waits for nothing and has no result")
+        except Exception as error:
+            _log.exception("search failed")
+            self._fail(session, SearchFailed("internal", f"the search failed: {error}"))
+
+    def _finish(self, session: Session) -> None:
+        result = session.search.result
+        assert result is not None
+        if isinstance(result, SearchFailed):
+            self._fail(session, result)
+            return
+        assert session.begun is not None
+        account, ledger = session.account, session.ledger
+        account.blocks_peak, account.shared_peak = ledger.peak, ledger.shared_at_peak
+        session.events.append(
+            Reply(
+                result,
+                account,
+                queue_seconds=session.begun - session.submitted,
+                search_seconds=self._clock() - session.begun,
+            )
+        )
+        events, session.events = session.events, []
+        self._end(session)
+        session.listener(events)
+
+    def _fail(self, session: Session, failure: SearchFailed) -> None:
+        if not session.ended:
+            self._end(session)
+            session.listener(failure)
+
+    def _fail_all(self, message: str) -> None:
+        for session in tuple(self._sessions):
+            self._fail(session, SearchFailed("internal", message))
+
+    def _end(self, session: Session) -> None:
+        """Whatever the path: nothing of the request is left behind."""
+        session.ended = True
+        self._sessions.pop(session, None)
+        self._jobs.drop(session)
+        session.ledger.release_all()
+
+    def _relieve(self, stalled: Sequence[Run]) -> None:
+        """Nothing can move because the pool is full: the largest request's newest run gives up its
+        blocks, and its search hears of it."""
+        largest = max((run.job.session for run in stalled), key=lambda session: session.ledger.held)
+        run = [run for run in stalled if run.job.session is largest][-1]
+        message = f"the KV pool of {run.model!r} is full"
+        self._jobs.fail(run, Failed("kv_exhausted", message))
+        self._jobs.sweep()
+
+    def _send_events(self) -> None:
+        for session in self._sessions:
+            if session.events:
+                events, session.events = session.events, []
+                session.listener(events)
+
+
+def _expired(search: Search) -> Sequence[Work]:
+    search.expire()
+    if search.result is None:
+        raise RuntimeError("it did not settle at its deadline")
+    return ()

@@ -1,0 +1,369 @@
+"""How each kind of work is done: what it computes in which model, and what it answers.
+
+A job is a generator that reads from top to bottom; it yields what it has to wait for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+import torch
+
+from mcts_core.engine.decode import Decode
+from mcts_core.engine.pending import Pending, WorkFailed
+from mcts_core.engine.resident import Resident
+from mcts_core.engine.run import Run
+from mcts_core.engine.session import Job, Session, Steps
+from mcts_core.engine.state import NodeState, Seat
+from mcts_core.engine.text import Decoder
+from mcts_core.kv.branch import Branch
+from mcts_core.search.work import (
+    Account,
+    Boundary,
+    Extend,
+    Extended,
+    Failed,
+    Open,
+    Opened,
+    Outcome,
+    Release,
+    RolledOut,
+    Rollout,
+    Score,
+    Scored,
+    State,
+    Tally,
+    Work,
+)
+
+_RELEASED = Failed("internal", "the state was released while it was in use")
+
+POLICY = "policy"
+ROLLOUT = "rollout"
+
+
+@dataclass(slots=True, eq=False)
+class HeadScore(Pending):
+    """One critic's score of one state, waiting for the step's scoring."""
+
+    session: Session = field(kw_only=True)
+    seat: Seat = field(kw_only=True)
+    model: str = field(kw_only=True)
+    critic: str = field(kw_only=True)
+    hidden: torch.Tensor = field(kw_only=True)
+
+    def take(self, value: float) -> None:
+        self.seat.scores[self.critic] = value
+        self.settle()
+
+
+class Jobs:
+    """All work under way, and the runs and scores that it waits for."""
+
+    def __init__(
+        self,
+        residents: Mapping[str, Resident],
+        critics: Mapping[str, str],
+        decoder: Decoder,
+        *,
+        end_tokens: frozenset[int],
+        boundary_tokens: Mapping[str, frozenset[int]],
+        context_length: int,
+    ) -> None:
+        """`critics` maps a critic to the model whose hidden states it reads. `boundary_tokens`
+        maps a string of one character to all tokens that contain it."""
+        self._residents = residents
+        self._critics = critics
+        self._decoder = decoder
+        self._end_tokens = end_tokens
+        self._boundary_tokens = boundary_tokens
+        self._context_length = context_length
+        self._awake: deque[Job] = deque()
+        self.runs: list[Run] = []
+        self.scores: list[HeadScore] = []
+
+    def submit(self, session: Session, work: Work) -> None:
+        """Begins a piece of work; what it computes is in the next step's batch."""
+        job = Job(session, work)
+        session.jobs += 1
+        match work:
+            case Open():
+                job.steps = self._open(job, work)
+            case Extend():
+                job.steps = self._extend(job, work)
+            case Rollout():
+                job.steps = self._rollout(job, work)
+            case Score():
+                job.steps = self._score(job, work)
+            case Release():
+                raise ValueError("a release is not a job")
+            case _:
+                assert_never(work)
+        self._awake.append(job)
+
+    def release(self, work: Release) -> None:
+        _node(work.state).release()
+
+    def advance(self) -> list[tuple[Job, Outcome]]:
+        """Takes jobs on as far as they come without computing; returns those that are done."""
+        done: list[tuple[Job, Outcome]] = []
+        while self._awake:
+            job = self._awake.popleft()
+            if job.session.ended:
+                continue
+            outcome = self._resume(job)
+            if outcome is not None:
+                job.session.jobs -= 1
+                done.append((job, outcome))
+        return done
+
+    def fail(self, run: Run, failed: Failed) -> None:
+        """Gives a run up: its blocks are cleaned and returned, and those who wait for it hear."""
+        self._residents[run.model].scrub(run.branch)
+        run.branch.release()
+        for seat in run.seats:
+            seat.released = True
+            seat.settle(failed)
+        run.settle(failed)
+
+    def sweep(self) -> None:
+        """Forgets the runs that are settled."""
+        self.runs = [run for run in self.runs if not run.settled]
+
+    def drop(self, session: Session) -> None:
+        """Forgets everything of a request."""
+        self.runs = [run for run in self.runs if run.job.session is not session]
+        self.scores = [score for score in self.scores if score.session is not session]
+        self._awake = deque(job for job in self._awake if job.session is not session)
+
+    def _resume(self, job: Job) -> Outcome | None:
+        assert job.steps is not None
+        failed: Failed | None = None
+        while True:
+            try:
+                steps = job.steps
+                waits = next(steps) if failed is None else steps.throw(WorkFailed(failed))
+            except StopIteration as stop:
+                outcome: Outcome = stop.value
+                return outcome
+            except WorkFailed as error:
+                return error.failed
+            open_waits = [wait for wait in waits if not wait.settled]
+            failed = next((wait.failure for wait in waits if wait.failure is not None), None)
+            if failed is None and open_waits:
+                self._wait(job, open_waits)
+                return None
+
+    def _wait(self, job: Job, waits: Sequence[Pending]) -> None:
+        left = len(waits)
+
+        def wake() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self._awake.append(job)
+
+        for wait in waits:
+            wait.waiters.append(wake)
+
+    def _open(self, job: Job, work: Open) -> Steps:
+        state = NodeState(list(work.tokens), None, len(work.tokens))
+        yield [self._seat(job, state, POLICY)]
+        scores = yield from self._scores(job, state, work.critics)
+        return Opened(state, scores, job.cost)
+
+    def _extend(self, job: Job, work: Extend) -> Steps:
+        parent = _node(work.state)
+        seat = parent.seats[POLICY]
+        decode = self._decode(job, parent, work)
+        run = self._continue(job, parent, seat, POLICY, decode)
+        yield [run]
+        assert run.hidden is not None
+        assert decode.finish is not None
+        state = NodeState(run.tokens, parent, parent.prompt_length)
+        state.seats[POLICY] = own = Seat(length=len(run.tokens))
+        own.occupy(run.branch, run.hidden, run.logits)
+        scores = yield from self._scores(job, state, work.critics)
+        return Extended(
+            state=state,
+            tokens=tuple(run.tokens[len(parent.tokens) :]),
+            logprobs=tuple(decode.logprobs),
+            draw_logprobs=tuple(decode.draw_logprobs),
+            text=decode.text(),
+            finish=decode.finish,
+            scores=scores,
+            spent=job.cost,
+        )
+
+    def _rollout(self, job: Job, work: Rollout) -> Steps:
+        parent = _node(work.state)
+        seat = self._seat(job, parent, ROLLOUT)
+        yield [seat]
+        decode = self._decode(job, parent, work)
+        run = self._continue(job, parent, seat, ROLLOUT, decode, compute_last=False)
+        yield [run]
+        assert decode.finish is not None
+        state = NodeState(run.tokens, parent, parent.prompt_length)
+        run.branch.release()
+        try:
+            scores = yield from self._scores(job, state, work.critics)
+        finally:
+            state.release()
+        tokens = tuple(run.tokens[len(parent.tokens) :])
+        return RolledOut(tokens, decode.text(), decode.finish, scores, job.cost)
+
+    def _score(self, job: Job, work: Score) -> Steps:
+        scores = yield from self._scores(job, _node(work.state), work.critics)
+        return Scored(scores, job.cost)
+
+    def _scores(
+        self, job: Job, state: NodeState, critics: Sequence[str]
+    ) -> Generator[Sequence[Pending], None, Mapping[str, float]]:
+        """The critics' scores of a state: each reads its own model's hidden state there."""
+        if not critics:
+            return {}
+        models = {critic: self._critics[critic] for critic in critics}
+        seats = {model: self._seat(job, state, model) for model in dict.fromkeys(models.values())}
+        yield list(seats.values())
+        waits: list[HeadScore] = []
+        for critic, model in models.items():
+            seat = seats[model]
+            if critic not in seat.scores:
+                if seat.hidden is None:
+                    raise WorkFailed(_RELEASED)
+                waits.append(
+                    HeadScore(
+                        session=job.session,
+                        seat=seat,
+                        model=model,
+                        critic=critic,
+                        hidden=seat.hidden,
+                    )
+                )
+        self.scores.extend(waits)
+        yield waits
+        return {critic: seats[model].scores[critic] for critic, model in models.items()}
+
+    def _seat(self, job: Job, state: NodeState, model: str) -> Seat:
+        """The state's seat in a model; if it has none, a run is begun that computes what is
+        missing since the nearest ancestor that has one, and seats those on the way as well."""
+        known = state.seats.get(model)
+        if known is not None and known.failure is None:
+            return known
+        path: list[NodeState] = []
+        base: Seat | None = None
+        for ancestor in state.ancestry():
+            base = ancestor.seats.get(model)
+            if base is not None and not base.released:
+                break
+            base = None
+            path.append(ancestor)
+        path.reverse()
+        for missing in path:
+            missing.seats[model] = Seat(length=len(missing.tokens))
+        seats = [missing.seats[model] for missing in path]
+        run = Run(
+            job=job,
+            model=model,
+            branch=Branch(self._residents[model].pool, job.session.ledger),
+            tokens=state.tokens,
+            tally=_tally(job.session.account, model),
+            seats=seats,
+        )
+        if base is None:
+            self.runs.append(run)
+        else:
+            self._after(base, run)
+        return seats[-1]
+
+    def _after(self, base: Seat, run: Run) -> None:
+        """Begins a run on top of a seat, as soon as that is computed."""
+
+        def begin() -> None:
+            if base.failure is not None:
+                self.fail(run, base.failure)
+            elif base.branch is None:
+                self.fail(run, _RELEASED)
+            elif not run.job.session.ended:
+                run.branch.release()
+                run.branch = base.branch.fork()
+                run.tally.cached += run.branch.length
+                self.runs.append(run)
+
+        if base.settled:
+            begin()
+        else:
+            base.waiters.append(begin)
+
+    def _continue(
+        self,
+        job: Job,
+        parent: NodeState,
+        seat: Seat,
+        model: str,
+        decode: Decode,
+        *,
+        compute_last: bool = True,
+    ) -> Run:
+        """Begins a run that draws an option after `parent`."""
+        if seat.branch is None:
+            raise WorkFailed(_RELEASED)
+        if len(parent.tokens) >= self._context_length:
+            message = f"the model's context of {self._context_length} tokens is full"
+            raise WorkFailed(Failed("context_length", message))
+        run = Run(
+            job=job,
+            model=model,
+            branch=seat.branch.fork(),
+            tokens=list(parent.tokens),
+            tally=_tally(job.session.account, model),
+            decode=decode,
+            compute_last=compute_last,
+            prompt_length=parent.prompt_length,
+        )
+        run.tally.cached += run.branch.length
+        decode.logits = seat.logits
+        self.runs.append(run)
+        return run
+
+    def _decode(self, job: Job, parent: NodeState, work: Extend | Rollout) -> Decode:
+        boundary = work.boundary if isinstance(work, Extend) else Boundary()
+        session = job.session
+        return Decode(
+            sampling=work.sampling,
+            key=work.key,
+            boundary=boundary,
+            boundary_tokens=self._tokens_of(boundary),
+            stop=work.stop,
+            siblings=work.siblings if isinstance(work, Extend) else (),
+            limit=min(work.max_tokens, self._context_length - len(parent.tokens)),
+            before=parent.tokens,
+            end_tokens=self._end_tokens,
+            decoder=self._decoder,
+            stream=work.stream if isinstance(work, Extend) else None,
+            emit=session.events.append,
+        )
+
+    def _tokens_of(self, boundary: Boundary) -> frozenset[int] | None:
+        """The tokens that meet this boundary each by itself; None when text must be looked at."""
+        if boundary.regex is not None or boundary.every_token or boundary.min_tokens > 1:
+            return None
+        sets = [self._boundary_tokens.get(text) for text in boundary.strings]
+        if any(tokens is None for tokens in sets):
+            return None
+        return frozenset().union(*(tokens for tokens in sets if tokens is not None))
+
+
+def _node(state: State) -> NodeState:
+    if not isinstance(state, NodeState):
+        raise TypeError("the state was not made by this engine")
+    return state
+
+
+def _tally(account: Account, model: str) -> Tally:
+    if model == POLICY:
+        return account.policy
+    return account.rollout if model == ROLLOUT else account.critics

@@ -1,0 +1,164 @@
+"""A model that stays on the device, with its KV pool and the critic heads that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from mcts_core.attention.interface import (
+    CHUNK_TOKENS,
+    GROUP_BLOCKS,
+    MIN_ROWS,
+    AttentionBatch,
+    Chunk,
+    RowGroup,
+)
+from mcts_core.kv.blocks import PADDING_BLOCK, BlockPool
+from mcts_core.kv.branch import Branch, Copies
+from mcts_core.kv.storage import KVStorage
+
+
+class Head(Protocol):
+    """Scores states from a model's hidden states."""
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden `[states, hidden]`; returns `[states]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The next tokens of one sequence; their room in `branch` has been made."""
+
+    branch: Branch
+    tokens: Sequence[int]
+    start: int
+    """Position of the first of them."""
+    ends: Sequence[int]
+    """Indices into `tokens` of those whose hidden states and logits are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a forward gives for the wanted tokens of all sequences, in their order."""
+
+    hidden: torch.Tensor
+    """[wanted, hidden], after the model's final norm."""
+    logits: torch.Tensor | None
+    """[wanted, vocabulary]; None for a model without a language head."""
+
+
+class Resident:
+    """One model: weights, pool of KV blocks, heads. Used by the engine thread alone."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        heads: Mapping[str, Head],
+        blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.heads = dict(heads)
+        self.pool = BlockPool(blocks, block_size)
+        self.storage = KVStorage(blocks, block_size, dtype, device)
+        self._model = model
+        self._device = device
+        self._language_head = model.get_output_embeddings()
+        self._seen: list[torch.Tensor] = []
+        if self._language_head is not None:
+            self._language_head.register_forward_pre_hook(self._see)
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that the model knows."""
+        return int(self._model.config.get_text_config().vocab_size)
+
+    @torch.inference_mode()
+    def forward(self, sequences: Sequence[Rows], copies: Copies) -> Computed:
+        """One forward over the new tokens of all sequences.
+
+        `copies` are the block copies that making room asked for; they come before any write.
+        """
+        self.storage.copy(copies)
+        batch, inputs, positions, ends = self._lay_out(sequences)
+        keep = ends + [0] * (-len(ends) % MIN_ROWS or MIN_ROWS * (not ends))
+        kept = torch.tensor(keep, device=self._device)
+        if self._language_head is None:
+            output = self._model(
+                input_ids=inputs, position_ids=positions, use_cache=False, batch=batch
+            )
+            hidden = output.last_hidden_state[0].index_select(0, kept)
+            return Computed(hidden[: len(ends)], None)
+        output = self._model(
+            input_ids=inputs,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=kept,
+            batch=batch,
+        )
+        hidden = self._seen.pop()[0]
+        return Computed(hidden[: len(ends)], output.logits[0, : len(ends)])
+
+    @torch.inference_mode()
+    def score(self, critic: str, hidden: Sequence[torch.Tensor]) -> list[float]:
+        """The critic's scores of states, from their last tokens' hidden states `[hidden]` each."""
+        padding = [hidden[-1]] * (-len(hidden) % MIN_ROWS)
+        scores = self.heads[critic](torch.stack([*hidden, *padding]))
+        return [float(score) for score in scores[: len(hidden)].tolist()]
+
+    def scrub(self, branch: Branch) -> None:
+        """Zeroes a branch's KV: after a failure it may hold values that are not finite, which
+        would reach whoever is given its blocks next, masked or not."""
+        self.storage.zero(branch.blocks)
+
+    def _see(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._seen.append(inputs[0])
+
+    def _lay_out(
+        self, sequences: Sequence[Rows]
+    ) -> tuple[AttentionBatch, torch.Tensor, torch.Tensor, list[int]]:
+        """The batch, input ids `[1, tokens]`, positions `[1, tokens]`, and the wanted rows."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        ends: list[int] = []
+        by_width: dict[int, tuple[list[int], list[int], list[int]]] = {}
+        chunks: list[Chunk] = []
+        size = self.pool.block_size
+        for sequence in sequences:
+            blocks, start, count = sequence.branch.blocks, sequence.start, len(sequence.tokens)
+            first = len(tokens)
+            tokens.extend(sequence.tokens)
+            if count >= CHUNK_TOKENS:
+                positions.extend(range(start, start + count))
+                slots.extend(sequence.branch.slots(range(start, start + count)))
+                table = torch.tensor(blocks, device=self._device)
+                chunks.append(Chunk(first, count, table, start))
+            else:
+                for position in range(start, start + count):
+                    positions.append(position)
+                    slots.append(blocks[position // size] * size + position % size)
+                    own = position // size + 1
+                    width = own + -own % (GROUP_BLOCKS if own <= 4 * GROUP_BLOCKS else 16)
+                    rows, tables, lengths = by_width.setdefault(width, ([], [], []))
+                    rows.append(first + position - start)
+                    tables.extend(blocks[:own])
+                    tables.extend([PADDING_BLOCK] * (width - own))
+                    lengths.append(position + 1)
+            ends.extend(first + end for end in sequence.ends)
+        padding = [0] * (-len(tokens) % MIN_ROWS)
+        groups = [
+            RowGroup(self._tensor(rows), self._tensor(tables), self._tensor(lengths))
+            for rows, tables, lengths in by_width.values()
+        ]
+        batch = AttentionBatch(self.storage, len(tokens), self._tensor(slots), groups, chunks)
+        inputs = self._tensor(tokens + padding)[None]
+        return batch, inputs, self._tensor(positions + padding)[None], ends
+
+    def _tensor(self, values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, device=self._device)

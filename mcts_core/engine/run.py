@@ -1,0 +1,82 @@
+"""A run: one sequence being computed in one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from mcts_core.engine.decode import Decode
+from mcts_core.engine.pending import Pending
+from mcts_core.engine.state import Seat
+from mcts_core.kv.branch import Branch
+from mcts_core.search.work import Tally
+
+if TYPE_CHECKING:
+    from mcts_core.engine.session import Job
+
+
+@dataclass(slots=True, eq=False)
+class Run(Pending):
+    """Computes `tokens[branch.length:]`, and goes on drawing tokens if it decodes.
+
+    Settled when all is computed. A run that decodes ends with its newest token computed too
+    (`compute_last`), so that the option's state can be scored and continued from.
+    """
+
+    job: Job = field(kw_only=True)
+    """Who pays."""
+    model: str = field(kw_only=True)
+    branch: Branch = field(kw_only=True)
+    tokens: list[int] = field(kw_only=True)
+    tally: Tally = field(kw_only=True)
+    seats: Sequence[Seat] = ()
+    """States along the sequence that are to be seated here, shortest first."""
+    decode: Decode | None = None
+    compute_last: bool = True
+    prompt_length: int = 0
+    hidden: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that can be computed now."""
+        return len(self.tokens) - self.branch.length
+
+    def wanted(self, start: int, count: int) -> list[int]:
+        """Which of the `count` tokens from position `start` must give hidden states and logits."""
+        if self.decode is not None:
+            return [count - 1] if start + count == len(self.tokens) else []
+        return [
+            seat.length - 1 - start for seat in self.seats if start < seat.length <= start + count
+        ]
+
+    def computed(
+        self,
+        start: int,
+        count: int,
+        hidden: Sequence[torch.Tensor],
+        logits: Sequence[torch.Tensor | None],
+    ) -> None:
+        """Takes over what the forward gave for the wanted tokens, in their order."""
+        self.tally.computed += count
+        self.job.cost += count
+        if self.decode is None:
+            rows = iter(zip(hidden, logits, strict=True))
+            for seat in self.seats:
+                if start < seat.length <= start + count:
+                    state, row = next(rows)
+                    branch = self.branch.fork(seat.length)
+                    seat.occupy(branch, state.clone(), None if row is None else row.clone())
+            if not self.remaining:
+                self.branch.release()
+                self.settle()
+        elif hidden:
+            if self.decode.finish is None:
+                self.decode.logits = logits[0]
+            else:
+                self.hidden = hidden[0].clone()
+                self.logits = None if logits[0] is None else logits[0].clone()
+                self.settle()

@@ -1,0 +1,63 @@
+"""Nodes as the engine sees them: token ids, and a seat in every model that has computed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from mcts_core.engine.pending import Pending
+from mcts_core.kv.branch import Branch
+
+
+@dataclass(slots=True, eq=False)
+class Seat(Pending):
+    """A state's place in one model. Settled once the state's last token was computed there."""
+
+    length: int = 0
+    """Tokens of the state."""
+    branch: Branch | None = None
+    hidden: torch.Tensor | None = None
+    """[hidden] of the last token, after the final norm."""
+    logits: torch.Tensor | None = None
+    """[vocabulary] after the last token; None in a model without a language head."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """By critic, as far as they were asked."""
+    released: bool = False
+
+    def occupy(self, branch: Branch, hidden: torch.Tensor, logits: torch.Tensor | None) -> None:
+        """The state is computed: `branch` holds its KV from now on."""
+        if self.released:
+            branch.release()
+        else:
+            self.branch, self.hidden, self.logits = branch, hidden, logits
+        self.settle()
+
+    def release(self) -> None:
+        self.released = True
+        if self.branch is not None:
+            self.branch.release()
+        self.branch = self.hidden = self.logits = None
+
+
+@dataclass(slots=True, eq=False)
+class NodeState:
+    """Implements `search.work.State`."""
+
+    tokens: list[int]
+    parent: NodeState | None
+    prompt_length: int
+    seats: dict[str, Seat] = field(default_factory=dict)
+    """By model name."""
+
+    def ancestry(self) -> Iterator[NodeState]:
+        """This state, its parent, and so on up to the root."""
+        state: NodeState | None = self
+        while state is not None:
+            yield state
+            state = state.parent
+
+    def release(self) -> None:
+        for seat in self.seats.values():
+            seat.release()

@@ -1,0 +1,74 @@
+"""The tensors behind a block pool: keys and values of every layer of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+class KVStorage:
+    """Per layer, keys `[kv_heads, slots, head_dim]` and values `[kv_heads, slots, value_dim]`.
+
+    Heads come first, so that the blocks of a batch of rows are gathered in one copy, in the layout
+    that a batched matrix product reads.
+
+    A layer's tensors are made at its first write, from the shapes that the model really produces
+    (the value dimension may differ from the key's, and layers may differ from each other). The
+    load-time probe writes every layer, so that the memory is taken before the first request.
+    """
+
+    def __init__(
+        self, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.blocks = blocks
+        self.block_size = block_size
+        self._dtype = dtype
+        self._device = device
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores keys `[kv_heads, tokens, head_dim]` and values `[kv_heads, tokens, value_dim]` at
+        `slots` `[tokens]`; returns the layer's whole tensors as blocks,
+        `[kv_heads, blocks, block_size, dim]`."""
+        if layer not in self._layers:
+            self._layers[layer] = (self._empty(keys), self._empty(values))
+        stored_keys, stored_values = self._layers[layer]
+        stored_keys.index_copy_(1, slots, keys)
+        stored_values.index_copy_(1, slots, values)
+        return self._blocks(stored_keys), self._blocks(stored_values)
+
+    def copy(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copies whole blocks, (source, destination), in every layer."""
+        if not copies:
+            return
+        source = torch.tensor([pair[0] for pair in copies], device=self._device)
+        target = torch.tensor([pair[1] for pair in copies], device=self._device)
+        for pair in self._layers.values():
+            for tensor in pair:
+                blocks = self._blocks(tensor)
+                blocks[:, target] = blocks[:, source]
+
+    def zero(self, blocks: Sequence[int]) -> None:
+        """Clears whole blocks in every layer."""
+        for pair in self._layers.values():
+            for tensor in pair:
+                self._blocks(tensor)[:, list(blocks)] = 0
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all layers' tensors."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for pair in self._layers.values()
+            for tensor in pair
+        )
+
+    def _blocks(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.view(tensor.shape[0], self.blocks, self.block_size, tensor.shape[-1])
+
+    def _empty(self, like: torch.Tensor) -> torch.Tensor:
+        shape = (like.shape[0], self.blocks * self.block_size, like.shape[-1])
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)

@@ -1,0 +1,45 @@
+"""What a served model consists of: the file `served.yaml` in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mcts_core.search.parameters import SearchParameters
+
+FILE = "served.yaml"
+
+
+class ManifestError(ValueError):
+    """The folder is not a served model; the message says what is wrong in which file."""
+
+
+class Manifest(BaseModel):
+    """Paths are relative to the folder. A folder without the file is a plain checkpoint: a policy
+    without critics, whose preset is `sample`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: str = "."
+    rollout: str | None = None
+    critics: dict[str, str] = {}
+    """Folder of each critic, by the name that requests and responses call it."""
+    search: SearchParameters = SearchParameters(method="sample", fallback=())
+    """The preset."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Raises `ManifestError`."""
+        if not folder.is_dir():
+            raise ManifestError(f"{folder} is not a folder")
+        path = folder / FILE
+        if not path.is_file():
+            if not (folder / "config.json").is_file():
+                raise ManifestError(f"{folder} holds neither {FILE} nor a checkpoint's config.json")
+            return cls()
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        except (ValidationError, yaml.YAMLError) as error:
+            raise ManifestError(f"{path}: {error}") from None

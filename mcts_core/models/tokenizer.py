@@ -1,0 +1,70 @@
+"""Text and token ids of one model. Ids are the truth: text is made from ids, never the reverse,
+but for the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from mcts_core.query import QueryError
+
+
+class ModelTokenizer:
+    """A transformers fast tokenizer; thread-safe."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, path: Path) -> ModelTokenizer:
+        """Raises `OSError` or `ValueError` when the folder holds no fast tokenizer."""
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ValueError(f"{path} holds no fast tokenizer (tokenizer.json)")
+        return cls(tokenizer)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokenizer's end-of-sequence token, if it has one."""
+        end = self._tokenizer.eos_token_id
+        return frozenset() if end is None else frozenset({int(end)})
+
+    def encode(self, text: str) -> list[int]:
+        """With the special tokens that the model expects before a prompt."""
+        return list(self._tokenizer.encode(text))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Special tokens are left out."""
+        return str(
+            self._tokenizer.decode(
+                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def token_text(self, token: int) -> str:
+        """One token's text, special tokens spelled out; for logprobs."""
+        return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
+    def containing(self, text: str) -> frozenset[int]:
+        """All token ids whose own text contains `text`."""
+        tokens = [[token] for token in range(len(self._tokenizer))]
+        texts = self._tokenizer.batch_decode(tokens, clean_up_tokenization_spaces=False)
+        return frozenset(token for token, own in enumerate(texts) if text in own)
+
+    def chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """The prompt of a conversation, by the model's chat template.
+
+        Raises `QueryError` when the model has none, or when the template refuses the messages.
+        """
+        if self._tokenizer.chat_template is None:
+            raise QueryError("messages", "this model has no chat template: use /v1/completions")
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise QueryError("messages", f"the chat template refused them: {error}") from None
+        return list(self._tokenizer.encode(str(text), add_special_tokens=False))

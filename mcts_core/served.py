@@ -1,0 +1,254 @@
+"""A served model: everything behind one name, wired together.
+
+This is the one place that knows both the search and the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from critics.card import CriticCard, CriticError
+from critics.head import load_head
+from mcts_core.engine.engine import Engine
+from mcts_core.engine.jobs import POLICY, ROLLOUT, Jobs
+from mcts_core.engine.resident import Resident
+from mcts_core.engine.scheduler import Scheduler
+from mcts_core.engine.session import Session
+from mcts_core.models.load import context_length, end_tokens, load_resident
+from mcts_core.models.manifest import Manifest
+from mcts_core.models.tokenizer import ModelTokenizer
+from mcts_core.query import EngineGauges, Event, Query, QueryError, Reply, Tokenizer
+from mcts_core.search import methods
+from mcts_core.search.parameters import Method, SearchParameters
+from mcts_core.search.search import SearchFailed
+from mcts_core.search.work import Account
+
+Progress = Callable[[str, float], None]
+"""Called with what is being loaded and the share that is done, 0 to 1."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_STEP_STRINGS = ("\n",)
+
+
+class ServedModel:
+    """Implements `query.Served`."""
+
+    def __init__(
+        self,
+        name: str,
+        manifest: Manifest,
+        tokenizer: ModelTokenizer,
+        engine: Engine,
+        *,
+        critics: dict[str, CriticCard],
+        vocabulary: int,
+        context_length: int,
+        pool_tokens: int,
+    ) -> None:
+        self._name = name
+        self._manifest = manifest
+        self._tokenizer = tokenizer
+        self._engine = engine
+        self._critics = critics
+        self._vocabulary = vocabulary
+        self._context_length = context_length
+        self._pool_tokens = pool_tokens
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def preset(self) -> SearchParameters:
+        return self._manifest.search
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        return methods.NAMES
+
+    @property
+    def context_length(self) -> int:
+        return self._context_length
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    def validate(self, query: Query) -> None:
+        if not query.prompt:
+            raise QueryError("prompt", "the prompt is empty: give at least one token")
+        if len(query.prompt) >= self._context_length:
+            raise QueryError(
+                "prompt",
+                f"the prompt has {len(query.prompt)} tokens; this model's context is "
+                f"{self._context_length} tokens, at least one of them for the completion",
+            )
+        if len(query.prompt) >= self._pool_tokens:
+            raise QueryError(
+                "prompt",
+                f"the prompt has {len(query.prompt)} tokens; this server's KV pool holds "
+                f"{self._pool_tokens}",
+            )
+        worst = next((token for token in query.prompt if not 0 <= token < self._vocabulary), None)
+        if worst is not None:
+            raise QueryError(
+                "prompt", f"token id {worst} is outside the vocabulary of {self._vocabulary}"
+            )
+        for token, _ in query.sampling.logit_bias:
+            if not 0 <= token < self._vocabulary:
+                raise QueryError(
+                    "logit_bias",
+                    f"token id {token} is outside the vocabulary of {self._vocabulary}",
+                )
+        for critic in query.search.critics:
+            if critic not in self._critics:
+                known = ", ".join(sorted(self._critics)) or "none"
+                raise QueryError(
+                    f"search.critics.{critic}", f"this model has no such critic; it has: {known}"
+                )
+        if query.search.rollouts.count and self._manifest.rollout is None:
+            raise QueryError("search.rollouts.count", "this model has no rollout model: use 0")
+
+    async def search(self, query: Query) -> AsyncGenerator[Event, None]:
+        self.validate(query)
+        loop = asyncio.get_running_loop()
+        news: asyncio.Queue[Sequence[Event] | SearchFailed] = asyncio.Queue()
+
+        def listen(events: Sequence[Event] | SearchFailed) -> None:
+            # A loop that was closed has nobody left to tell.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(news.put_nowait, events)
+
+        session = self._session(query, listen)
+        self._engine.submit(session)
+        replied = False
+        try:
+            while not replied:
+                events = await news.get()
+                if isinstance(events, SearchFailed):
+                    replied = True
+                    raise events
+                for event in events:
+                    replied = isinstance(event, Reply)
+                    yield event
+        finally:
+            if not replied:
+                self._engine.cancel(session)
+
+    def gauges(self) -> EngineGauges:
+        return self._engine.gauges()
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _session(
+        self, query: Query, listen: Callable[[Sequence[Event] | SearchFailed], None]
+    ) -> Session:
+        account = Account()
+        now = time.monotonic()
+        search = methods.create(
+            prompt=query.prompt,
+            parameters=query.search,
+            sampling=query.sampling,
+            max_tokens=min(query.max_tokens, self._context_length - len(query.prompt)),
+            stop=query.stop,
+            n=query.n,
+            stream=query.stream,
+            account=account,
+            clock=time.monotonic,
+            started=now,
+            outcome_critics=frozenset(
+                name for name, card in self._critics.items() if not card.scores_unfinished
+            ),
+            rollouts_available=self._manifest.rollout is not None,
+        )
+        limit = query.search.budget.deadline_ms
+        return Session(
+            search=search,
+            account=account,
+            listener=listen,
+            submitted=now,
+            deadline=None if limit is None else now + limit / 1000,
+        )
+
+
+def load(
+    path: Path,
+    *,
+    name: str,
+    device: str = "cpu",
+    dtype: str = "float32",
+    pool_tokens: int | None = None,
+    block_size: int = 16,
+    threads: int | None = None,
+    max_batch_rows: int = 2048,
+    on_progress: Progress | None = None,
+) -> ServedModel:
+    """Loads a served model from a local folder and starts its engine; blocks until it is ready.
+
+    `pool_tokens` is the size of each model's KV pool in tokens. `max_batch_rows` bounds the tokens
+    of one forward. Raises `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or
+    `ValueError`, each with a message for the person who starts the server.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+    tell = on_progress or (lambda what, share: None)
+    manifest = Manifest.load(path)
+    cards = {critic: CriticCard.load(path / folder) for critic, folder in manifest.critics.items()}
+    tokens = pool_tokens or 65_536
+    blocks = max(2, tokens // block_size + 1)
+    heads = {name: load_head(path / manifest.critics[name], card) for name, card in cards.items()}
+    parts: list[tuple[str, Path, bool, list[str]]] = [
+        (POLICY, path / manifest.policy, True, [n for n, c in cards.items() if c.trunk == "policy"])
+    ]
+    if manifest.rollout is not None:
+        parts.append((ROLLOUT, path / manifest.rollout, True, []))
+    for critic, card in cards.items():
+        if critic in (POLICY, ROLLOUT):
+            raise CriticError(f"{critic!r} cannot be a critic's name")
+        if card.trunk == "own":
+            parts.append((critic, path / manifest.critics[critic], False, [critic]))
+    residents: dict[str, Resident] = {}
+    for index, (part, folder, language_head, readers) in enumerate(parts):
+        tell(part, index / (len(parts) + 1))
+        residents[part] = load_resident(
+            folder,
+            part,
+            language_head=language_head,
+            heads={critic: heads[critic].to(device) for critic in readers},
+            blocks=blocks,
+            block_size=block_size,
+            dtype=_DTYPES[dtype],
+            device=torch.device(device),
+        )
+    tell("tokenizer", len(parts) / (len(parts) + 1))
+    policy = path / manifest.policy
+    tokenizer = ModelTokenizer.load(policy)
+    vocabulary = residents[POLICY].vocabulary
+    context = context_length(policy)
+    jobs = Jobs(
+        residents,
+        {critic: POLICY if card.trunk == "policy" else critic for critic, card in cards.items()},
+        tokenizer,
+        end_tokens=end_tokens(policy) | tokenizer.end_tokens,
+        boundary_tokens={text: tokenizer.containing(text) for text in _STEP_STRINGS},
+        context_length=context,
+    )
+    engine = Engine(residents, jobs, lambda: Scheduler(max_batch_rows), threads=threads)
+    engine.start()
+    tell("ready", 1.0)
+    return ServedModel(
+        name,
+        manifest,
+        tokenizer,
+        engine,
+        critics=cards,
+        vocabulary=vocabulary,
+        context_length=context,
+        pool_tokens=tokens,
+    )
