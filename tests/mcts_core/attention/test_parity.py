@@ -1,0 +1,155 @@
+"""What would break: logits that differ from the model's own full forward, after chunked prefill,
+forks in mid-block, truncation and copy-on-write; or that depend on what else is in the batch."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from mcts_core.attention.interface import CHUNK_TOKENS
+from mcts_core.engine.resident import Resident, Rows
+from mcts_core.kv.branch import Branch, Copies, Ledger
+from tests.mcts_core.models_zoo import FAMILIES, VOCABULARY, make, seat
+
+GARBAGE = 1e4
+
+
+def full(model: Any, tokens: list[int]) -> torch.Tensor:
+    """The model's own eager forward: logits `[tokens, vocabulary]`."""
+    ours = model.config.get_text_config()._attn_implementation
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+    model.set_attn_implementation(ours)
+    return logits
+
+
+def step(resident: Resident, work: list[tuple[Branch, list[int]]]) -> list[torch.Tensor]:
+    """One forward; the logits after each branch's last new token."""
+    copies: Copies = []
+    rows = []
+    for branch, tokens in work:
+        start = branch.length
+        copies += branch.grow(len(tokens))
+        rows.append(Rows(branch, tokens, start, [len(tokens) - 1]))
+    logits = resident.forward(rows, copies).logits
+    assert logits is not None
+    return list(logits.unbind(0))
+
+
+@torch.inference_mode()
+def spoil(resident: Resident, garbage: float = GARBAGE) -> None:
+    """Fills the pool with garbage, but for the padding block: what is read must have been
+    written."""
+    for pair in resident.storage._layers.values():
+        for tensor in pair:
+            tensor[:, resident.pool.block_size :] = garbage
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tree_of_branches_gives_the_logits_of_full_forwards(family: str) -> None:
+    model = make(family)
+    resident = seat(model)
+    rng = random.Random(1)
+    text = [rng.randrange(3, VOCABULARY) for _ in range(60)]
+    ledger = Ledger()
+    trunk = Branch(resident.pool, ledger)
+    step(resident, [(trunk, text[:2])])
+    spoil(resident)
+    trunk.truncate(0)
+    step(resident, [(trunk, text[: CHUNK_TOKENS + 3])])
+    found = step(resident, [(trunk, text[CHUNK_TOKENS + 3 : 24])])
+    branches = [(trunk, text[:24])]
+    expected = [full(model, text[:24])[-1]]
+    for at in range(17, 25):
+        twig = trunk.fork(at)
+        branches.append((twig, text[:at]))
+    for _ in range(6):
+        rng.shuffle(branches)
+        work = []
+        for index, (branch, tokens) in enumerate(branches):
+            fresh = [rng.randrange(3, VOCABULARY) for _ in range(rng.choice((1, 1, 2, 5)))]
+            work.append((branch, fresh))
+            branches[index] = (branch, tokens + fresh)
+        found += step(resident, work)
+        expected += [full(model, tokens)[-1] for _, tokens in branches]
+        shorter, tokens = branches[0]
+        shorter.truncate(len(tokens) - 2)
+        branches[0] = (shorter, tokens[:-2])
+    difference = (torch.stack(found) - torch.stack(expected)).abs().max()
+    assert difference < 1e-5
+    ledger.release_all()
+    resident.pool.check_integrity()
+    assert resident.pool.held == 0
+
+
+def test_a_fork_at_every_offset_of_a_block_reads_its_own_past_whoever_writes_first() -> None:
+    model = make("llama")
+    resident = seat(model)
+    text = list(range(3, 20))
+    for offset in range(resident.pool.block_size + 1):
+        for twig_first in (True, False):
+            ledger = Ledger()
+            trunk = Branch(resident.pool, ledger)
+            step(resident, [(trunk, text[: 4 + offset])])
+            spoiled = Branch(resident.pool, ledger)
+            step(resident, [(spoiled, [90, 91, 92, 93, 94])])
+            spoiled.release()
+            twig = trunk.fork()
+            order = [(twig, [50]), (trunk, [60])]
+            answers = {}
+            for branch, tokens in order if twig_first else order[::-1]:
+                answers[tokens[0]] = step(resident, [(branch, tokens)])[0]
+            for token, logits in answers.items():
+                expected = full(model, [*text[: 4 + offset], token])[-1]
+                assert torch.allclose(logits, expected, atol=1e-5), (offset, twig_first)
+            ledger.release_all()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2-softcap"])
+def test_a_rows_logits_are_the_same_bits_whatever_else_is_in_the_batch(family: str) -> None:
+    resident = seat(make(family), blocks=2000)
+    rng = random.Random(2)
+    ledger = Ledger()
+    prompts = [[rng.randrange(3, VOCABULARY) for _ in range(9 + 3 * n)] for n in range(40)]
+
+    def decode(count: int) -> list[torch.Tensor]:
+        order = list(range(count))
+        rng.shuffle(order)
+        branches = {n: Branch(resident.pool, ledger) for n in order}
+        step(resident, [(branches[n], prompts[n][:-1]) for n in order])
+        answers = step(resident, [(branches[n], prompts[n][-1:]) for n in order])
+        by_prompt = dict(zip(order, answers, strict=True))
+        return [by_prompt[n] for n in range(count)]
+
+    reference = decode(40)
+    for count in (1, 2, 3, 7, 13, 17, 31):
+        for alone, together in zip(decode(count), reference, strict=False):
+            assert torch.equal(alone, together)
+
+
+def test_a_long_prompt_in_slices_is_the_same_as_at_once() -> None:
+    model = make("mistral-window")
+    resident = seat(model)
+    text = [3 + n % (VOCABULARY - 3) for n in range(100)]
+    branch = Branch(resident.pool, Ledger())
+    for start in range(0, 100, 32):
+        found = step(resident, [(branch, text[start : start + 32])])
+    assert torch.allclose(found[0], full(model, text)[-1], atol=1e-5)
+
+
+def test_scrubbing_a_branch_keeps_its_bad_values_from_the_next_owner() -> None:
+    model = make("llama")
+    resident = seat(model, blocks=3)
+    sick = Branch(resident.pool, Ledger())
+    step(resident, [(sick, [3, 4, 5, 6, 7])])
+    spoil(resident, float("nan"))
+    with torch.inference_mode():
+        resident.scrub(sick)
+    sick.release()
+    healthy = Branch(resident.pool, Ledger())
+    found = step(resident, [(healthy, [8, 9])])
+    assert torch.allclose(found[0], full(model, [8, 9])[-1], atol=1e-5)
