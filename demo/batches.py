@@ -1,0 +1,82 @@
+"""Samples as tensors: token ids, soft next-token targets, labelled positions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from demo.corpus import Sample
+from demo.tokenizer import EOS_ID, PAD_ID
+
+_WAYS = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right. N counts language-model targets, M counts labelled positions;
+    positions index the flattened [rows * length]."""
+
+    ids: Tensor  # [rows, length] int64
+    at: Tensor  # [N] int64, the position that predicts
+    target_ids: Tensor  # [N, 4] int64
+    target_shares: Tensor  # [N, 4] float32, each row sums to 1
+    judged_at: Tensor  # [M] int64
+    labels: Tensor  # [M] float32
+    depth: Tensor  # [M] int64, lines before the position (0: the prompt), -1: EOS
+
+
+class Encoder:
+    """Turns samples into batches with one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary: dict[str, int] = tokenizer.get_vocab()
+
+    def encode(self, samples: Sequence[Sample]) -> Batch:
+        """One row a sample, the length rounded up to a multiple of 4; an answered sample ends in
+        EOS. The completions of solutions (samples with choices) are language-model targets."""
+        texts = [line for sample in samples for line in (sample.puzzle.prompt, *sample.lines)]
+        pieces = iter(self._tokenizer(texts)["input_ids"])
+        rows: list[list[int]] = []
+        targets: list[tuple[int, int, list[tuple[int, float]]]] = []
+        judged: list[tuple[int, int, int, int]] = []
+        for number, sample in enumerate(samples):
+            row = list(next(pieces))
+            judged.append((number, len(row) - 1, sample.labels[0], 0))
+            for place, line in enumerate(sample.lines):
+                start, answer = len(row), line.startswith("Answer:")
+                row += next(pieces)
+                if answer:
+                    row.append(EOS_ID)
+                if sample.choices:
+                    choices = dict(sample.choices[place])
+                    for offset, token in enumerate(row[start:]):
+                        ways = self._ways(choices.get(offset, {}), offset) or [(token, 1.0)]
+                        targets.append((number, start + offset - 1, ways))
+                depth = -1 if answer else place + 1
+                judged.append((number, len(row) - 1, sample.labels[place + 1], depth))
+            rows.append(row)
+        length = -(-max(map(len, rows)) // 4) * 4
+        padding = [(PAD_ID, 0.0)] * _WAYS
+        padded = [(ways + padding)[:_WAYS] for _, _, ways in targets]
+        return Batch(
+            ids=torch.tensor([row + [PAD_ID] * (length - len(row)) for row in rows]),
+            at=torch.tensor([number * length + at for number, at, _ in targets], dtype=torch.long),
+            target_ids=torch.tensor(
+                [[token for token, _ in ways] for ways in padded], dtype=torch.long
+            ).view(-1, _WAYS),
+            target_shares=torch.tensor(
+                [[share for _, share in ways] for ways in padded], dtype=torch.float32
+            ).view(-1, _WAYS),
+            judged_at=torch.tensor([number * length + at for number, at, _, _ in judged]),
+            labels=torch.tensor([float(label) for _, _, label, _ in judged]),
+            depth=torch.tensor([depth for _, _, _, depth in judged]),
+        )
+
+    def _ways(self, shares: dict[str, float], offset: int) -> list[tuple[int, float]]:
+        prefix = "" if offset == 0 else "\u0120"
+        ways = [(self._vocabulary.get(prefix + text), share) for text, share in shares.items()]
+        known = [(token, share) for token, share in ways if token is not None]
+        return known if len(known) == len(ways) else []

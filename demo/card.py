@@ -1,0 +1,198 @@
+"""The model card: measures what ships and writes `figures.json` and `README.md` beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import LlamaModel
+
+from demo.critic import Head, load_head
+from demo.load import load_model, load_tokenizer, load_trunk
+from demo.measure import Accuracy, guided_search, score_ends, solve_rates
+from demo.puzzle import Puzzle
+from demo.traces import sample_traces
+
+_NOISE = 0.01
+
+
+def compare(policy: Accuracy, own: Accuracy) -> str:
+    """Which critic to ship: the head on the policy's trunk, which costs nothing to serve, unless
+    a trunk of its own ranks first steps better by more than 0.01 AUC."""
+    return "own" if own.auc_first_step > policy.auc_first_step + _NOISE else "policy"
+
+
+def load_critic(out: Path, kind: str, policy_trunk: LlamaModel) -> tuple[LlamaModel, Head]:
+    """The trunk and the head of the critic `kind` under `out`."""
+    head, card = load_head(out / kind)
+    if card["trunk"] == "policy":
+        return policy_trunk, head
+    return load_trunk(out / kind), head
+
+
+def figures(
+    out: Path,
+    tests: Sequence[Puzzle],
+    held_out: Sequence[Puzzle],
+    seed: int,
+    notes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything the card states; `notes` are the figures that the training stages left."""
+    tokenizer = load_tokenizer(out / "policy")
+    measured: dict[str, Any] = {"training": dict(notes), "models": {}}
+    policy = load_model(out / "policy")
+    rollout = load_model(out / "rollout")
+    for name, model in (("policy", policy), ("rollout", rollout)):
+        measured["models"][name] = {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "test": _rounded(asdict(solve_rates(model, tokenizer, tests, seed))),
+            "held_out": _rounded(asdict(solve_rates(model, tokenizer, held_out, seed, 8))),
+        }
+    for kind in ("prm", "value"):
+        trunk, head = load_critic(out, kind, policy.model)
+        runs = [guided_search(policy, tokenizer, trunk, head, tests, seed + i) for i in range(3)]
+        measured[f"guided_by_{kind}"] = _rounded(
+            {
+                "solved": sum(run.solved for run in runs) / len(runs),
+                "tokens": sum(run.tokens for run in runs) / len(runs),
+            }
+        )
+    trunk, head = load_critic(out, "orm", policy.model)
+    measured["models"]["orm"] = {"parameters": sum(p.numel() for p in trunk.parameters())}
+    repeated = [puzzle for puzzle in tests for _ in range(20)]
+    traces = sample_traces(policy, tokenizer, repeated, seed + 9, 1.0)
+    scores = score_ends(trunk, head, [trace.ids for trace in traces])
+    best = [max(range(at, at + 20), key=scores.__getitem__) for at in range(0, len(scores), 20)]
+    measured["best_of_20_by_orm"] = sum(traces[at].won for at in best) / len(best)
+    measured["bytes"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return measured
+
+
+def write_card(out: Path, measured: Mapping[str, Any]) -> None:
+    """Write `figures.json` and the model card."""
+    text = json.dumps(measured, indent=2)
+    (out / "figures.json").write_text(text + "\n", encoding="utf-8")
+    (out / "README.md").write_text(_card(measured), encoding="utf-8")
+
+
+def _card(measured: Mapping[str, Any]) -> str:
+    models, notes = measured["models"], measured["training"]
+    rows = []
+    for name in ("policy", "rollout"):
+        test, held = models[name]["test"], models[name]["held_out"]
+        rates = [test["greedy"], test["sample"], test["pass_20"], held["greedy"]]
+        cells = " | ".join(f"{100 * rate:.1f}" for rate in rates)
+        rows.append(f"| {name} | {models[name]['parameters']:,} | {cells} |")
+    critics = []
+    for kind in ("value", "prm"):
+        for trunk in ("policy", "own"):
+            note = notes[kind][trunk]
+            shipped = "yes" if notes[kind]["shipped"] == trunk else ""
+            columns = ("auc", "auc_first_step", "ece", "ece_first_step", "brier")
+            cells = " | ".join(f"{note[column]:.4f}" for column in columns)
+            critics.append(f"| {kind} | {trunk} | {cells} | {shipped} |")
+    outcomes = []
+    for name in ("policy", "rollout"):
+        for trunk in ("own", "policy"):
+            note = notes["orm"][f"{trunk} on {name}"]
+            cells = f"{note['auc']:.5f} | {note['false_positive_rate']:.3%}"
+            cells += f" | {note['false_negative_rate']:.3%} | {note['wrong']} | {note['right']}"
+            outcomes.append(f"| {name} | {trunk} | {cells} | {'yes' if trunk == 'own' else ''} |")
+    guided = "\n".join(
+        f"| {kind} | {100 * measured[f'guided_by_{kind}']['solved']:.1f} "
+        f"| {measured[f'guided_by_{kind}']['tokens']:.0f} |"
+        for kind in ("prm", "value")
+    )
+    return _TEMPLATE.format(
+        models="\n".join(rows),
+        critics="\n".join(critics),
+        outcomes="\n".join(outcomes),
+        guided=guided,
+        best=100 * measured["best_of_20_by_orm"],
+        orm=models["orm"]["parameters"],
+        policy_steps=notes["policy"]["steps"],
+        rollout_steps=notes["rollout"]["steps"],
+        megabytes=measured["bytes"] / 1e6,
+    )
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+_TEMPLATE = """# The embedded model `demo`
+
+Five small checkpoints for the Game of 24 and Countdown, trained from nothing by
+`python -m demo.recipe --out demo/checkpoints --seed 0` on two CPU cores; {megabytes:.1f} MB
+together, float32 safetensors. They show what search adds to a small policy; they are of no use
+for anything else.
+
+```
+prompt      Use 4 9 10 13 to make 24.\\n
+completion  13 - 9 = 4 (left: 4 4 10)\\n
+            10 - 4 = 6 (left: 4 6)\\n
+            4 * 6 = 24 (left: 24)\\n
+            Answer: (13 - 9) * (10 - 4) = 24
+```
+
+3 or 4 numbers from 1 to 13, targets 1 to 100 (half of the training puzzles ask for 24),
+intermediate integers up to 999 and fractions written `8/3`. Differences are larger - smaller.
+
+## Held out
+
+Never trained on, whatever the target: the puzzles of rank 901 to 1000 of `demo/data/game24.csv`
+(the test set of Tree of Thoughts, MIT licence beside it; every one can be solved with
+non-negative integers alone) and every multiset of numbers whose sorted, comma-joined text has a
+CRC-32 divisible by 10. The policy and the rollout model also never saw the multisets whose
+CRC-32 is 5 modulo 12: critics learn mostly from those, so that they see the policy on puzzles
+that are new to it.
+
+## Models
+
+`policy` and `rollout` are `LlamaForCausalLM`, tied embeddings, one tokenizer (2,304 tokens).
+Policy: {policy_steps} steps; rollout: {rollout_steps} steps. Shares of puzzles solved, in
+percent; a single sample and at least one of 20 at temperature 1, on the 100 test puzzles; last
+column: greedy on all solvable held-out puzzles of target 24.
+
+| model | parameters | greedy | one sample | one of 20 | greedy, all held out |
+|---|---|---|---|---|---|
+{models}
+
+A small beam (12 first steps, the best 3 kept, then 6, 4 and 2 continuations of each), guided by
+one critic alone, on the 100 test puzzles, mean of three seeds:
+
+| guided by | solved, % | policy tokens a puzzle |
+|---|---|---|
+{guided}
+
+Best of 20 samples, picked by the ORM: {best:.0f} of 100.
+
+## Critics
+
+`critic.json` says how to read a critic, `head.safetensors` holds `up.weight [M,H]`, `up.bias
+[M]`, `down.weight [1,M]`, `down.bias [1]` in float32: score = sigmoid(down(silu(up(h)))), h the
+trunk's last hidden state after the final norm. `trunk: policy` reads the policy's own hidden
+states, `trunk: own` comes with a `LlamaModel`.
+
+- `value`: the chance that the policy's own continuation (temperature 0.9) succeeds; read at the
+  prompt's last token, at each step's last token, and at EOS.
+- `prm`: whether every step so far is right and the target can still be made; same places.
+- `orm`: whether the finished trajectory is right; read at EOS. Own trunk, {orm:,} parameters.
+
+Value and PRM on the policy's samples (temperature 0.9) of all solvable held-out puzzles of
+target 24, all read positions; ECE with 15 bins. A trunk of its own is a copy of the policy's,
+fine-tuned:
+
+| critic | trunk | AUC | AUC, first step | ECE | ECE, first step | Brier | shipped |
+|---|---|---|---|---|---|---|---|
+{critics}
+
+ORM on samples at temperature 1 of the same puzzles, threshold 0.5:
+
+| samples of | trunk | AUC | false positives | false negatives | wrong | right | shipped |
+|---|---|---|---|---|---|---|---|
+{outcomes}
+
+All figures, with the training notes: `figures.json`.
+"""

@@ -1,0 +1,191 @@
+"""Training data: solutions for the policy, labelled walks (right and wrong) for the critics."""
+
+import itertools
+import random
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from demo.judge import is_sound
+from demo.mistakes import claimed_expression, corrupt, mistake
+from demo.puzzle import (
+    MAX_TARGET,
+    Puzzle,
+    State,
+    Step,
+    completion,
+    grade,
+    is_held_out,
+    random_solution,
+    reachable,
+    steps,
+    targets,
+    test_puzzles,
+    winning_steps,
+)
+
+Choice = tuple[int, dict[str, float]]
+"""The n-th operand or operator of a step (0, 1, 2) and the probability of each of its texts."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A trajectory as lines; `labels[0]` judges the prompt, `labels[i]` the state after
+    `lines[i-1]`; the label of an `Answer:` line says whether the answer is right.
+
+    `choices[i]` (solutions only) spreads line i's free choices over every step that wins."""
+
+    puzzle: Puzzle
+    lines: tuple[str, ...]
+    labels: tuple[int, ...]
+    choices: tuple[tuple[Choice, ...], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Prompt and completion."""
+        return self.puzzle.prompt + "".join(self.lines)
+
+    def first(self, count: int) -> "Sample":
+        """The same trajectory cut after `count` lines."""
+        return Sample(
+            self.puzzle, self.lines[:count], self.labels[: count + 1], self.choices[:count]
+        )
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Which puzzles are drawn: shares in 0..1."""
+
+    three_numbers: float = 0.1
+    target_24: float = 0.5
+    largest_target: int = 100
+
+
+Part = Literal["policy", "critics", "held_out"]
+
+
+def part_of(numbers: tuple[int, ...]) -> Part:
+    """Who may train on an ascending multiset: `critics` ones are kept from the policy, so that
+    critics learn from puzzles on which the policy does as well as on new ones."""
+    if is_held_out(numbers):
+        return "held_out"
+    return "critics" if zlib.crc32(",".join(map(str, numbers)).encode()) % 12 == 5 else "policy"
+
+
+def multisets(count: int, part: Part) -> tuple[tuple[int, ...], ...]:
+    """Every ascending `count` of numbers 1..13 that belongs to `part`."""
+    every = itertools.combinations_with_replacement(range(1, 14), count)
+    return tuple(numbers for numbers in every if part_of(numbers) == part)
+
+
+def validation_puzzles() -> tuple[Puzzle, ...]:
+    """Solvable held-out 4-number puzzles of target 24 that are not among the 100 test puzzles."""
+    tests = {tuple(sorted(puzzle.numbers)) for puzzle in test_puzzles()}
+    found = (Puzzle(numbers, 24) for numbers in multisets(4, "held_out") if numbers not in tests)
+    return tuple(puzzle for puzzle in found if puzzle.solvable)
+
+
+class Corpus:
+    """An endless stream of samples from one seed and one part of the puzzles; only the part
+    `held_out` (for measurements) ever emits a held-out puzzle."""
+
+    def __init__(self, seed: int, mixture: Mixture | None = None, part: Part = "policy") -> None:
+        self._random = random.Random(seed)
+        self._mixture = mixture or Mixture()
+        self._threes = multisets(3, part)
+        self._fours = multisets(4, part)
+
+    def puzzle(self) -> Puzzle:
+        """A solvable puzzle, its numbers in random order."""
+        rng, mixture = self._random, self._mixture
+        pool = self._threes if rng.random() < mixture.three_numbers else self._fours
+        wants_24 = rng.random() < mixture.target_24
+        while True:
+            numbers = list(rng.choice(pool))
+            mask = targets(tuple(map(Fraction, numbers))) & ((2 << mixture.largest_target) - 2)
+            if (wants_24 and not mask >> 24 & 1) or not mask:
+                continue
+            goals = [goal for goal in range(1, mixture.largest_target + 1) if mask >> goal & 1]
+            rng.shuffle(numbers)
+            return Puzzle(tuple(numbers), 24 if wants_24 else rng.choice(goals))
+
+    def solution(self) -> Sample:
+        """A random solution of a random puzzle; every label is 1."""
+        puzzle = self.puzzle()
+        taken = random_solution(puzzle, self._random)
+        states = (puzzle.state, *(step.state for step in taken))
+        choices = tuple(
+            spread(winning_steps(state, puzzle.target), step)
+            for state, step in zip(states[:-1], taken, strict=True)
+        )
+        text = completion(puzzle, taken)
+        lines = tuple(text.splitlines(keepends=True))
+        return Sample(puzzle, lines, (1,) * (len(lines) + 1), (*choices, ()))
+
+    def walk(self) -> Sample:
+        """Random steps, some winning, some not, some wrong, exactly labelled.
+
+        A label after a mistake (wrong arithmetic, numbers that are not left) is 0 for good; the
+        label of the answer is its grade."""
+        rng, puzzle = self._random, self.puzzle()
+        if rng.random() < 0.15:
+            goal = 24 if rng.random() < 0.3 else rng.randint(1, self._mixture.largest_target)
+            puzzle = Puzzle(puzzle.numbers, goal)
+        state, sound = puzzle.state, True
+        taken: list[Step] = []
+        labels = [int(puzzle.solvable)]
+        while len(state) > 1 and len(taken) < len(puzzle.numbers) + 1:
+            step = self._step(state, puzzle.target)
+            if rng.random() < 0.12 or (
+                len(state) == 2 and step.result != puzzle.target and rng.random() < 0.6
+            ):
+                step = mistake(step, state, puzzle.target, rng)
+            sound = sound and is_sound(step, state)
+            taken.append(step)
+            state = step.state
+            labels.append(int(sound and reachable(state, puzzle.target)))
+        lines = [step.text for step in taken]
+        lines.append(self._answer(puzzle, taken))
+        labels.append(int(grade(puzzle, lines[-1])))
+        return Sample(puzzle, tuple(lines), tuple(labels))
+
+    def _step(self, state: State, target: int) -> Step:
+        rng = self._random
+        winning = winning_steps(state, target)
+        if winning and rng.random() < 0.5:
+            return rng.choice(winning)
+        step = rng.choice(steps(state))
+        if step.result.denominator > 1 or step.result > MAX_TARGET:
+            step = rng.choice(steps(state))
+        return step
+
+    def _answer(self, puzzle: Puzzle, taken: Sequence[Step]) -> str:
+        rng = self._random
+        text = claimed_expression(puzzle.numbers, taken)
+        if rng.random() < 0.3:
+            text = corrupt(text, rng)
+        shown = puzzle.target
+        if rng.random() < 0.1:
+            shown = rng.choice([max(0, shown + rng.randint(-3, 3)), rng.randint(1, 100)])
+        return f"Answer: {text} = {shown}"
+
+
+def spread(winning: Sequence[Step], taken: Step) -> tuple[Choice, ...]:
+    """The distribution of left operand, operator and right operand over the steps that win,
+    each conditioned on what `taken` wrote before; empty where fractions are involved."""
+    same_left = [step for step in winning if step.left == taken.left]
+    same_both = [step for step in same_left if step.operator == taken.operator]
+    columns = (
+        Counter(str(step.left) for step in winning),
+        Counter(step.operator for step in same_left),
+        Counter(str(step.right) for step in same_both),
+    )
+    if any(step.left.denominator > 1 or step.right.denominator > 1 for step in winning):
+        return ()
+    return tuple(
+        (at, {text: count / counts.total() for text, count in counts.items()})
+        for at, counts in enumerate(columns)
+    )

@@ -1,0 +1,74 @@
+"""Mistakes of the kinds that small policies make, for critics to learn from."""
+
+import random
+from collections.abc import Sequence
+from fractions import Fraction
+
+from demo.puzzle import State, Step
+
+
+def mistake(step: Step, state: State, target: int, rng: random.Random) -> Step:
+    """A wrong variant of `step`: the result a lie, a number that is not left, or a wrong list."""
+    rest = list(step.state)
+    rest.remove(step.result)
+    kind = rng.choice(("result", "target", "operand", "list", "list"))
+    if len(state) == 2 and rng.random() < 0.7:
+        kind = "target"
+    left, right, result = step.left, step.right, step.result
+    if kind == "result":
+        result = Fraction(max(0, int(result) + rng.choice((-10, -3, -2, -1, 1, 2, 3, 10))))
+    elif kind == "target":
+        result = Fraction(target)
+    elif kind == "operand":
+        stray = Fraction(rng.choice((rng.randint(1, 13), int(rng.choice(state)))))
+        left, right = (stray, right) if rng.random() < 0.5 else (left, stray)
+        value = {"+": left + right, "-": abs(left - right), "*": left * right, "/": left}
+        result = value[step.operator]
+        if step.operator == "-":
+            left, right = max(left, right), min(left, right)
+    elif rest:
+        at = rng.randrange(len(rest))
+        how = rng.random()
+        if how < 0.4:
+            rest[at] = Fraction(rng.randint(1, 13))
+        elif how < 0.7:
+            rest[at] = rng.choice((step.left, step.right))
+        elif how < 0.85:
+            rest.append(rng.choice(rest))
+        else:
+            rest.pop(at)
+    return Step(left, step.operator, right, result, tuple(sorted((*rest, result))))
+
+
+def claimed_expression(numbers: Sequence[int], taken: Sequence[Step]) -> str:
+    """Like `puzzle.expression`, but a number that is not left is written as it is."""
+    pool = [(Fraction(number), str(number)) for number in numbers]
+    text = str(numbers[0])
+    for step in taken:
+        sides: list[str] = []
+        for operand in (step.left, step.right):
+            at = next((i for i, (value, _) in enumerate(pool) if value == operand), None)
+            inner = str(operand) if at is None else pool.pop(at)[1]
+            sides.append(f"({inner})" if " " in inner else inner)
+        text = f"{sides[0]} {step.operator} {sides[1]}"
+        pool.append((step.result, text))
+    return text
+
+
+def corrupt(text: str, rng: random.Random) -> str:
+    """Change one or two numbers or operators of an expression, or swap two numbers."""
+    words = text.replace("(", "( ").replace(")", " )").split(" ")
+    for _ in range(rng.choice((1, 1, 1, 2))):
+        numbers = [at for at, word in enumerate(words) if word.isdigit()]
+        marks = [at for at, word in enumerate(words) if word in "+-*/"]
+        kind = rng.random()
+        if kind < 0.35 and marks:
+            words[rng.choice(marks)] = rng.choice("+-*/")
+        elif kind < 0.6 and len(numbers) > 1:
+            one, two = rng.sample(numbers, 2)
+            words[one], words[two] = words[two], words[one]
+        elif kind < 0.8 and numbers:
+            words[rng.choice(numbers)] = words[rng.choice(numbers)]
+        elif numbers:
+            words[rng.choice(numbers)] = str(rng.randint(1, 13))
+    return " ".join(words).replace("( ", "(").replace(" )", ")")

@@ -1,0 +1,275 @@
+"""Makes every checkpoint of the embedded model from one seed.
+
+`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 80 minutes on two
+cores; `--stage NAME` runs one, reading what the stages before it left in `--out` and `--work`.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
+
+from demo.card import compare, figures, write_card
+from demo.corpus import Corpus, Mixture, Part, multisets
+from demo.critic import Head, save_head
+from demo.load import load_model, load_tokenizer
+from demo.measure import accuracy
+from demo.puzzle import Puzzle, reachable, test_puzzles
+from demo.traces import Trace, read, sample_traces, trace_of_sample
+from demo.train_critics import (
+    HeadPlan,
+    Label,
+    TrunkPlan,
+    fine_tune,
+    fit_head,
+    outcome,
+    prefix_of,
+    steps_alive,
+    steps_to_success,
+)
+from demo.train_policy import POLICY, ROLLOUT, Plan, Size, train_policy
+
+_log = logging.getLogger(__name__)
+STAGES = ("policy", "rollout", "traces", "value", "prm", "orm", "card")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The size of every stage; the defaults made the shipped checkpoints."""
+
+    policy: Plan = field(default_factory=lambda: Plan(steps=4500, minutes=46.0))
+    rollout: Plan = field(default_factory=lambda: Plan(steps=3000, minutes=6.0))
+    policy_size: Size = POLICY
+    rollout_size: Size = ROLLOUT
+    orm_layers: int = 3
+    head: HeadPlan = field(default_factory=HeadPlan)
+    value_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=5.0))
+    prm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=5.0))
+    orm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=7.0))
+    policy_traces: int = 36_000
+    rollout_traces: int = 12_000
+    walks: int = 12_000
+    held_out_samples: int = 16
+    orm_samples: int = 64
+    temperature: float = 0.9
+    measured_puzzles: int = 1000
+
+
+class Recipe:
+    """The stages over one pair of folders: `out` ships, `work` holds what only stages share."""
+
+    def __init__(self, out: Path, work: Path, seed: int, settings: Settings) -> None:
+        self._out, self._work, self._seed, self._settings = out, work, seed, settings
+        out.mkdir(parents=True, exist_ok=True)
+        work.mkdir(parents=True, exist_ok=True)
+
+    def run(self, stage: str) -> None:
+        """Run one stage of STAGES; raises FileNotFoundError if an earlier one is missing."""
+        _log.info("stage %s", stage)
+        match stage:
+            case "policy":
+                self._train(self._settings.policy_size, self._settings.policy, "policy")
+            case "rollout":
+                self._train(self._settings.rollout_size, self._settings.rollout, "rollout")
+            case "traces":
+                self._sample()
+            case "value":
+                self._step_critic("value", steps_to_success, self._settings.value_trunk)
+            case "prm":
+                self._step_critic("prm", steps_alive, self._settings.prm_trunk)
+            case "orm":
+                self._outcome_critic()
+            case "card":
+                tests = test_puzzles()[: self._settings.measured_puzzles]
+                held_out = self._held_out_puzzles()
+                measured = figures(self._out, tests, held_out, self._seed, self._notes())
+                write_card(self._out, measured)
+            case _:
+                raise ValueError(f"no stage {stage!r}")
+
+    def _train(self, size: Size, plan: Plan, name: str) -> None:
+        taken = train_policy(size, self._out / name, self._work / name, self._seed, plan)
+        self._note(name, {"steps": taken})
+
+    def _sample(self) -> None:
+        """Completions of the policy and the rollout model, and walks, all of training puzzles.
+
+        Three in five are of the multisets that the policy never saw."""
+        s, rng = self._settings, random.Random(self._seed)
+        tokenizer = self._tokenizer()
+        policy, rollout = self._model("policy"), self._model("rollout")
+        found: dict[str, list[Trace]] = {}
+        for name, model, count in (
+            ("policy", policy, s.policy_traces),
+            ("rollout", rollout, s.rollout_traces),
+        ):
+            puzzles = training_puzzles(count, self._seed, rng)
+            found[name] = sample_traces(model, tokenizer, puzzles, self._seed, s.temperature)
+            rate = sum(trace.won for trace in found[name]) / max(1, len(puzzles))
+            _log.info("%s: %d traces, %.3f right", name, len(puzzles), rate)
+        corpora = [Corpus(self._seed + 1, part=part) for part in ("policy", "critics")]
+        walks = [rng.choice(corpora).walk() for _ in range(s.walks)]
+        walks += [rng.choice(corpora).solution() for _ in range(s.walks // 4)]
+        found["walks"] = [trace_of_sample(walk, tokenizer) for walk in walks]
+        tests = self._held_out_puzzles()
+        repeated = [puzzle for puzzle in tests for _ in range(s.held_out_samples)]
+        found["held_out"] = sample_traces(
+            policy, tokenizer, repeated, self._seed + 2, s.temperature
+        )
+        for name, traces in found.items():
+            rows = [dataclasses.astuple(trace) for trace in traces]
+            torch.save(rows, self._work / f"{name}.traces.pt")
+
+    def _step_critic(self, kind: str, label: Label, plan: TrunkPlan) -> None:
+        """A head on the policy's hidden states and a trunk of its own; ships the head unless the
+        trunk is clearly better."""
+        policy, tests = self._model("policy"), self._traces("held_out")
+        traces = self._traces("policy")
+        reads, held = read(policy.model, traces), read(policy.model, tests)
+        ours = reads.won if kind == "value" else reads.labels
+        truth = held.won if kind == "value" else held.labels
+        head = fit_head(reads, ours, self._seed, self._settings.head)
+        on_policy = accuracy(_scores(head, held.hidden), truth, held.depth)
+        trunk, own = (
+            prefix_of(policy, self._settings.policy_size.layers),
+            Head(head.up.in_features, head.up.out_features),
+        )
+        own.load_state_dict(head.state_dict())
+        taken = fine_tune(trunk, own, traces, label, self._seed, plan)
+        held = read(trunk, tests)
+        on_own = accuracy(_scores(own, held.hidden), truth, held.depth)
+        choice = compare(on_policy, on_own)
+        self._note(
+            kind,
+            {"policy": on_policy.as_dict(), "own": on_own.as_dict(), "own_steps": taken}
+            | {"shipped": choice},
+        )
+        save_head(head if choice == "policy" else own, self._out / kind, kind, choice, "step_end")
+        if choice == "own":
+            trunk.save_pretrained(self._out / kind)
+
+    def _outcome_critic(self) -> None:
+        """A short trunk of its own, cut from the policy; beside it, to compare, a head on the
+        policy's hidden states."""
+        policy = self._model("policy")
+        traces = [t for name in ("policy", "rollout", "walks") for t in self._traces(name)]
+        reads = read(policy.model, traces)
+        last = reads.depth == -1
+        ends = dataclasses.replace(
+            reads,
+            hidden=reads.hidden[last],
+            labels=reads.labels[last],
+            won=reads.won[last],
+            depth=reads.depth[last],
+            trace=reads.trace[last],
+        )
+        head = fit_head(ends, ends.won, self._seed, self._settings.head)
+        save_head(head, self._work / "orm-head", "orm", "policy", "last")
+        trunk = prefix_of(policy, self._settings.orm_layers)
+        own = Head(self._settings.policy_size.hidden, 128)
+        taken = fine_tune(trunk, own, traces, outcome, self._seed, self._settings.orm_trunk)
+        trunk.save_pretrained(self._out / "orm")
+        save_head(own, self._out / "orm", "orm", "own", "last")
+        self._note("orm", {"own_steps": taken, **self._outcome_figures(policy, trunk, own, head)})
+
+    def _outcome_figures(
+        self, policy: LlamaForCausalLM, trunk: LlamaModel, own: Head, head: Head
+    ) -> dict[str, object]:
+        s, tests = self._settings, self._held_out_puzzles()
+        repeated = [puzzle for puzzle in tests for _ in range(s.orm_samples)]
+        models = {"policy": (policy, repeated), "rollout": (self._model("rollout"), repeated)}
+        found: dict[str, object] = {}
+        for name, (model, puzzles) in models.items():
+            traces = sample_traces(model, self._tokenizer(), puzzles, self._seed + 3, 1.0)
+            for kind, body, top in (("own", trunk, own), ("policy", policy.model, head)):
+                reads = read(body, traces)
+                last = reads.depth == -1
+                scores, won = _scores(top, reads.hidden[last]), reads.won[last]
+                found[f"{kind} on {name}"] = outcome_figures(scores, won)
+        return found
+
+    def _held_out_puzzles(self) -> list[Puzzle]:
+        fours = [Puzzle(numbers, 24) for numbers in multisets(4, "held_out")]
+        found = [puzzle for puzzle in fours if puzzle.solvable]
+        return found[: self._settings.measured_puzzles]
+
+    def _model(self, name: str) -> LlamaForCausalLM:
+        return load_model(self._out / name)
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        return load_tokenizer(self._out / "policy")
+
+    def _traces(self, name: str) -> list[Trace]:
+        rows = torch.load(self._work / f"{name}.traces.pt", weights_only=True)
+        return [Trace(Puzzle(*puzzle), *rest) for puzzle, *rest in rows]
+
+    def _note(self, name: str, note: dict[str, object]) -> None:
+        _log.info("%s: %s", name, note)
+        text = json.dumps(note, indent=2)
+        (self._work / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+    def _notes(self) -> dict[str, object]:
+        paths = sorted(self._work.glob("*.json"))
+        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def _scores(head: Head, hidden: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.sigmoid(head(hidden))
+
+
+def outcome_figures(scores: Tensor, won: Tensor) -> dict[str, float]:
+    """Shares at threshold 0.5, and the AUC, of finished trajectories."""
+    figures_ = accuracy(scores, won, torch.zeros_like(won))
+    right, wrong = won > 0.5, won <= 0.5
+    return {
+        "auc": round(figures_.auc, 5),
+        "brier": round(figures_.brier, 5),
+        "false_positive_rate": round(float((scores[wrong] > 0.5).float().mean()), 5),
+        "false_negative_rate": round(float((scores[right] <= 0.5).float().mean()), 5),
+        "wrong": int(wrong.sum()),
+        "right": int(right.sum()),
+    }
+
+
+def training_puzzles(count: int, seed: int, rng: random.Random) -> list[Puzzle]:
+    """Puzzles to sample from: mostly 4 numbers and target 24, three in five of the multisets
+    that only critics train on."""
+    mixture = Mixture(three_numbers=0.05, target_24=0.6)
+    parts: Sequence[Part] = ("critics", "critics", "critics", "policy", "policy")
+    corpora = {part: Corpus(seed + 10, mixture, part) for part in ("policy", "critics")}
+    found: list[Puzzle] = []
+    while len(found) < count:
+        puzzle = corpora[rng.choice(parts)].puzzle()
+        if rng.random() < 0.05:
+            goal = rng.randint(1, mixture.largest_target)
+            if not reachable(puzzle.state, goal):
+                puzzle = Puzzle(puzzle.numbers, goal)
+        found += [puzzle] * min(4, count - len(found))
+    return found
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m demo.recipe", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo/checkpoints"))
+    parser.add_argument("--work", type=Path, default=Path("build/demo"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stage", choices=("all", *STAGES), default="all")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    recipe = Recipe(options.out, options.work, options.seed, Settings())
+    for stage in STAGES if options.stage == "all" else (options.stage,):
+        recipe.run(stage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What a policy wrote, with exact labels at the positions that critics read."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
+
+from demo.corpus import Sample
+from demo.judge import judge
+from demo.puzzle import Puzzle, grade
+from demo.sampler import sample
+from demo.tokenizer import EOS_ID, PAD_ID
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A prompt and its completion as ids. `ends` are the positions of the prompt's last token,
+    of each line's last token and of EOS (or whatever came last); `labels` the exact judgement
+    there, `depth` the number of steps before (-1: finished), `won` the grade."""
+
+    puzzle: Puzzle
+    ids: tuple[int, ...]
+    ends: tuple[int, ...]
+    depth: tuple[int, ...]
+    labels: tuple[int, ...]
+    won: int
+
+
+def trace_of(
+    puzzle: Puzzle, prompt: Sequence[int], made: Sequence[int], tokenizer: PreTrainedTokenizerFast
+) -> Trace:
+    """Label a sampled completion `made` (ids, EOS included if it came)."""
+    pieces = tokenizer.convert_ids_to_tokens(list(made))
+    ends, lines, start = [len(prompt) - 1], [], 0
+    for at, piece in enumerate(pieces):
+        if piece.endswith("\u010a") or at == len(pieces) - 1:
+            line = tokenizer.decode(list(made[start : at + 1]), skip_special_tokens=True)
+            lines.append(str(line))
+            ends.append(len(prompt) + at)
+            start = at + 1
+    finished = made[-1] == EOS_ID
+    labels = list(judge(puzzle, lines))
+    won = int(finished and grade(puzzle, "".join(lines)))
+    labels[-1] = won
+    depth = [*range(len(ends) - 1), -1]
+    return Trace(puzzle, (*prompt, *made), tuple(ends), tuple(depth), tuple(labels), won)
+
+
+def trace_of_sample(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> Trace:
+    """The trace of a generated sample (whose last line is its answer)."""
+    prompt = tokenizer(sample.puzzle.prompt)["input_ids"]
+    made = [*tokenizer("".join(sample.lines))["input_ids"], EOS_ID]
+    return trace_of(sample.puzzle, prompt, made, tokenizer)
+
+
+def sample_traces(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    puzzles: Sequence[Puzzle],
+    seed: int,
+    temperature: float,
+) -> list[Trace]:
+    """One completion of each puzzle (repeat a puzzle for more), labelled."""
+    prompts = tokenizer([puzzle.prompt for puzzle in puzzles])["input_ids"]
+    generator = torch.Generator().manual_seed(seed)
+    made = sample(model, prompts, generator, temperature)
+    rows = zip(puzzles, prompts, made, strict=True)
+    return [trace_of(puzzle, prompt, ids, tokenizer) for puzzle, prompt, ids in rows]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """The read positions of many traces, flattened; `trace` says which trace each belongs to."""
+
+    hidden: Tensor  # [M, H] float32, after the trunk's final norm
+    labels: Tensor  # [M] float32, exact judgement
+    won: Tensor  # [M] float32, the trace's grade
+    depth: Tensor  # [M] int64
+    trace: Tensor  # [M] int64
+
+
+def padded(traces: Sequence[Trace], rows: int) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+    """Traces in batches of like length: ids [rows, length], flat read positions [m] and the
+    indices of the traces."""
+    order = sorted(range(len(traces)), key=lambda index: len(traces[index].ids))
+    for start in range(0, len(order), rows):
+        chosen = order[start : start + rows]
+        length = max(len(traces[index].ids) for index in chosen)
+        ids = torch.full((len(chosen), length), PAD_ID)
+        at: list[int] = []
+        for row, index in enumerate(chosen):
+            ids[row, : len(traces[index].ids)] = torch.tensor(traces[index].ids)
+            at += [row * length + end for end in traces[index].ends]
+        yield ids, torch.tensor(at), chosen
+
+
+@torch.inference_mode()
+def read(trunk: LlamaModel, traces: Sequence[Trace], rows: int = 128) -> Reads:
+    """Run `trunk` over the traces and gather what critics read."""
+    hidden, order = [], []
+    for ids, at, chosen in padded(traces, rows):
+        states = trunk(input_ids=ids, use_cache=False).last_hidden_state
+        hidden.append(states.flatten(0, 1)[at].float())
+        order += chosen
+    picked = [traces[index] for index in order]
+    return Reads(
+        hidden=torch.cat(hidden).clone(),
+        labels=torch.tensor([float(x) for trace in picked for x in trace.labels]),
+        won=torch.tensor([float(trace.won) for trace in picked for _ in trace.ends]),
+        depth=torch.tensor([x for trace in picked for x in trace.depth]),
+        trace=torch.tensor([i for i, t in zip(order, picked, strict=True) for _ in t.ends]),
+    )
