@@ -227,11 +227,17 @@ class Engine:
             return 0
         hidden = computed.hidden.unbind(0)
         logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
-        at = 0
+        finite = computed.hidden.isfinite().all(dim=-1).tolist()
+        end = 0
         for run, rows in batch:
-            end = at + len(rows.ends)
-            run.computed(rows.start, len(rows.tokens), hidden[at:end], logits[at:end])
-            at = end
+            count, at = len(rows.tokens), end
+            end += len(rows.ends)
+            run.tally.computed += count
+            run.job.cost += count
+            if all(finite[at:end]):
+                run.computed(rows.start, rows.ends, hidden[at:end], logits[at:end])
+            else:
+                self._jobs.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
         self._jobs.sweep()
         return sum(len(rows.tokens) for _, rows in batch)
 
@@ -264,6 +270,7 @@ class Engine:
             moved = True
             job, outcome = self._delivery.popleft()
             session = job.session
+            session.jobs -= 1
             if not session.ended:
                 self._guarded(session, partial(session.search.deliver, job.work, outcome))
 

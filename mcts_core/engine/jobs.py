@@ -116,7 +116,6 @@ class Jobs:
                 continue
             outcome = self._resume(job)
             if outcome is not None:
-                job.session.jobs -= 1
                 done.append((job, outcome))
         return done
 
@@ -140,20 +139,20 @@ class Jobs:
         self._awake = deque(job for job in self._awake if job.session is not session)
 
     def _resume(self, job: Job) -> Outcome | None:
+        """Takes a job to its next open wait, or to its outcome."""
         assert job.steps is not None
-        failed: Failed | None = None
         while True:
+            failed = next((wait.failure for wait in job.waits if wait.failure is not None), None)
             try:
                 steps = job.steps
-                waits = next(steps) if failed is None else steps.throw(WorkFailed(failed))
+                job.waits = next(steps) if failed is None else steps.throw(WorkFailed(failed))
             except StopIteration as stop:
                 outcome: Outcome = stop.value
                 return outcome
             except WorkFailed as error:
                 return error.failed
-            open_waits = [wait for wait in waits if not wait.settled]
-            failed = next((wait.failure for wait in waits if wait.failure is not None), None)
-            if failed is None and open_waits:
+            open_waits = [wait for wait in job.waits if not wait.settled]
+            if open_waits:
                 self._wait(job, open_waits)
                 return None
 
@@ -344,7 +343,7 @@ class Jobs:
             end_tokens=self._end_tokens,
             decoder=self._decoder,
             stream=work.stream if isinstance(work, Extend) else None,
-            emit=session.events.append,
+            emit=session.emit,
         )
 
     def _tokens_of(self, boundary: Boundary) -> frozenset[int] | None:

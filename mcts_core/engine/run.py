@@ -46,37 +46,38 @@ class Run(Pending):
         return len(self.tokens) - self.branch.length
 
     def wanted(self, start: int, count: int) -> list[int]:
-        """Which of the `count` tokens from position `start` must give hidden states and logits."""
-        if self.decode is not None:
-            return [count - 1] if start + count == len(self.tokens) else []
-        return [
+        """Which of the `count` tokens from position `start` must give hidden states and logits:
+        those that end a state, and always the last, which shows whether all is finite."""
+        ends = {
             seat.length - 1 - start for seat in self.seats if start < seat.length <= start + count
-        ]
+        }
+        return sorted(ends | {count - 1})
 
     def computed(
         self,
         start: int,
-        count: int,
+        ends: Sequence[int],
         hidden: Sequence[torch.Tensor],
         logits: Sequence[torch.Tensor | None],
     ) -> None:
-        """Takes over what the forward gave for the wanted tokens, in their order."""
-        self.tally.computed += count
-        self.job.cost += count
+        """Takes over what the forward gave for the wanted tokens (`ends`, as `wanted` said)."""
         if self.decode is None:
-            rows = iter(zip(hidden, logits, strict=True))
+            rows = {start + end + 1: row for row, end in enumerate(ends)}
             for seat in self.seats:
-                if start < seat.length <= start + count:
-                    state, row = next(rows)
-                    branch = self.branch.fork(seat.length)
-                    seat.occupy(branch, state.clone(), None if row is None else row.clone())
+                if start < seat.length <= self.branch.length:
+                    row, branch = rows[seat.length], self.branch.fork(seat.length)
+                    seat.occupy(branch, hidden[row].clone(), _copy(logits[row]))
             if not self.remaining:
                 self.branch.release()
                 self.settle()
-        elif hidden:
+        elif not self.remaining:
             if self.decode.finish is None:
-                self.decode.logits = logits[0]
+                self.decode.logits = logits[-1]
             else:
-                self.hidden = hidden[0].clone()
-                self.logits = None if logits[0] is None else logits[0].clone()
+                self.hidden, self.logits = hidden[-1].clone(), _copy(logits[-1])
                 self.settle()
+
+
+def _copy(row: torch.Tensor | None) -> torch.Tensor | None:
+    """A row of its own, so that a state does not keep the whole batch's tensor."""
+    return None if row is None else row.clone()

@@ -37,6 +37,10 @@ class Session:
     """Pieces of work under way."""
     ended: bool = False
 
+    def emit(self, event: Event) -> None:
+        """The listener hears of it at the end of the step."""
+        self.events.append(event)
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -47,3 +51,5 @@ class Job:
     cost: int = 0
     """Tokens computed for it by all models."""
     steps: Steps | None = None
+    waits: Sequence[Pending] = ()
+    """What it waits for now."""

@@ -21,7 +21,7 @@ from mcts_core.engine.resident import Head, Resident
 from mcts_core.models.gate import admit
 
 VOCABULARY = 97
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -50,7 +50,7 @@ FAMILIES: dict[str, Any] = {
 def make(family: str, *, language_head: bool = True) -> Any:
     """A model of this family in fp32, the same every time."""
     torch.manual_seed(0)
-    kind = AutoModelForCausalLM if language_head else AutoModel
+    kind: Any = AutoModelForCausalLM if language_head else AutoModel
     config = type(FAMILIES[family])(**FAMILIES[family].to_dict())
     if family == "gpt-oss-sinks":
         config.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}

@@ -1,0 +1,384 @@
+"""What would break: requests that change each other's results, bring each other down, wait for
+ever, or leave KV behind."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from mcts_core.query import Reply, TokenEvent
+from mcts_core.search.search import SearchFailed
+from mcts_core.search.work import (
+    Boundary,
+    Extend,
+    Extended,
+    Failed,
+    Open,
+    Opened,
+    Outcome,
+    Release,
+    RolledOut,
+    Rollout,
+    Sampling,
+    Score,
+    Scored,
+    State,
+)
+from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running
+from tests.mcts_core.models_zoo import VOCABULARY, make
+
+PROMPT = tuple(range(5, 16))
+SICK = VOCABULARY - 1
+NEVER_SICK = ((SICK, -100.0),)
+STEP = Boundary(strings=("\n",))
+
+
+def tree(into: list[Outcome], seed: int = 0, prompt: tuple[int, ...] = PROMPT) -> Plan:
+    """Opens a prompt and grows two generations of options, with rollouts and all critics."""
+    (root,) = yield [Open(prompt, ("value", "prm", "orm"))]
+    into.append(root)
+    assert isinstance(root, Opened)
+    parents: list[State] = [root.state]
+    sampling = Sampling(seed=seed, logit_bias=NEVER_SICK)
+    for generation in range(2):
+        children: list[State] = []
+        works = [
+            Extend(parent, sampling, (generation, 10 * at + n), STEP, 9, critics=("prm",))
+            for at, parent in enumerate(parents)
+            for n in range(3)
+        ]
+        outcomes = yield works
+        for outcome in outcomes:
+            into.append(outcome)
+            assert isinstance(outcome, Extended)
+            children.append(outcome.state)
+        hot = Sampling(seed=seed, temperature=1.5, logit_bias=NEVER_SICK)
+        outcomes = yield [
+            work
+            for n, child in enumerate(children)
+            for work in (
+                Rollout(child, hot, (generation, n), 7, critics=("orm", "value")),
+                Score(child, ("orm", "value")),
+            )
+        ]
+        into += outcomes
+        parents = children[:2]
+        yield [*(Release(child) for child in children[2:]), Score(children[0], ("prm",))]
+
+
+def facts(outcomes: Sequence[Outcome]) -> list[Any]:
+    """All that an outcome says, but for the state objects."""
+    found: list[Any] = []
+    for outcome in outcomes:
+        match outcome:
+            case Opened():
+                found.append((dict(outcome.scores), outcome.spent))
+            case Extended():
+                found.append(
+                    (outcome.tokens, outcome.logprobs, outcome.draw_logprobs, outcome.finish)
+                )
+                found.append((dict(outcome.scores), outcome.spent, list(outcome.state.tokens)))
+            case RolledOut():
+                found.append((outcome.tokens, outcome.finish, dict(outcome.scores), outcome.spent))
+            case Scored():
+                found.append((dict(outcome.scores), outcome.spent))
+            case Failed():
+                found.append((outcome.reason, outcome.message))
+    return found
+
+
+def test_a_tree_is_the_same_bits_alone_and_among_others(running: Running) -> None:
+    alone: list[Outcome] = []
+    running.run(tree(alone, seed=5))
+    for company in (3, 15):
+        mine: list[Outcome] = []
+        others = [tree([], seed=n, prompt=PROMPT[: 3 + n % 8]) for n in range(company)]
+        running.run(*others[: company // 2], tree(mine, seed=5), *others[company // 2 :])
+        assert facts(mine) == facts(alone)
+
+
+def test_what_is_counted_adds_up_to_the_cost_of_each_piece_of_work(running: Running) -> None:
+    outcomes: list[Outcome] = []
+    ((*_, reply),) = running.run(tree(outcomes))
+    assert isinstance(reply, Reply)
+    costs = sum(getattr(outcome, "spent", 0) for outcome in outcomes)
+    assert reply.account.spent == costs
+    extended = [outcome for outcome in outcomes if isinstance(outcome, Extended)]
+    assert reply.account.policy.computed >= len(PROMPT) + sum(len(o.tokens) for o in extended)
+    assert 0 < reply.account.shared_peak < 1
+    assert reply.account.blocks_peak > 0
+
+
+def test_a_critic_computes_each_new_token_of_the_tree_once(running: Running) -> None:
+    def plan() -> Plan:
+        (root,) = yield [Open(PROMPT, ("orm",))]
+        assert isinstance(root, Opened)
+        assert root.spent == 2 * len(PROMPT)
+        children = yield [
+            Extend(root.state, Sampling(), (1, n), Boundary(), 5, critics=("orm",))
+            for n in range(4)
+        ]
+        for child in children:
+            assert isinstance(child, Extended)
+            assert child.spent == 2 * len(child.tokens)
+            again = yield [Score(child.state, ("orm", "prm"))]
+            assert isinstance(again[0], Scored)
+            assert again[0].scores["orm"] == child.scores["orm"]
+            assert again[0].spent == 0
+
+    ((*_, reply),) = running.run(plan())
+    assert reply.account.critics.computed == reply.account.policy.computed
+
+
+def test_incremental_scores_are_those_of_the_whole_sequence(running: Running) -> None:
+    outcomes: list[Outcome] = []
+    running.run(tree(outcomes))
+    resident = running.residents["orm"]
+    trunk = make("qwen3", language_head=False)
+    head = resident.heads["orm"]
+    checked = 0
+    states = [outcome for outcome in outcomes if isinstance(outcome, Extended)]
+    scored = [outcome for outcome in outcomes if isinstance(outcome, Scored)]
+    for state, score in zip(states, scored, strict=False):
+        with torch.no_grad():
+            ids = torch.tensor([list(state.state.tokens)])
+            hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state[0, -1:]
+            expected = float(head(hidden))
+        assert score.scores["orm"] == pytest.approx(expected, abs=1e-5)
+        checked += 1
+    assert checked >= 3
+
+
+def test_greedy_decoding_is_that_of_transformers_generate(running: Running) -> None:
+    found: list[Extended] = []
+
+    def plan() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        state: State = root.state
+        for _ in range(4):
+            (option,) = yield [Extend(state, Sampling(temperature=0.0), (0, 0), Boundary(), 6)]
+            assert isinstance(option, Extended)
+            found.append(option)
+            state = option.state
+
+    running.run(plan())
+    model = make("llama")
+    expected = model.generate(
+        torch.tensor([PROMPT]),
+        attention_mask=torch.ones(1, len(PROMPT)),
+        max_new_tokens=24,
+        do_sample=False,
+        past_key_values=DynamicCache(config=model.config),
+    )[0].tolist()
+    ours = [token for option in found for token in option.tokens]
+    assert ours == expected[len(PROMPT) : len(PROMPT) + len(ours)]
+
+
+def test_streamed_pieces_join_to_the_options_text(running: Running) -> None:
+    texts: list[str] = []
+
+    def plan() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        (option,) = yield [
+            Extend(root.state, Sampling(seed=4), (0, 0), Boundary(), 20, stop=("AB",), stream=3)
+        ]
+        assert isinstance(option, Extended)
+        texts.append(option.text)
+
+    ((*events, reply),) = running.run(plan())
+    assert isinstance(reply, Reply)
+    assert all(isinstance(event, TokenEvent) and event.choice == 3 for event in events)
+    assert len(events) == 20 or END_TOKEN in [event.logprobs[0].token for event in events]
+    assert "".join(event.text for event in events) == texts[0]
+
+
+def test_cancelling_at_any_moment_leaves_nothing_behind(running: Running) -> None:
+    rng = random.Random(3)
+    for _ in range(60):
+        heard: list[Any] = []
+        session = running.begin(tree([], seed=rng.randrange(99)), heard.append)
+        other: list[Outcome] = []
+        time.sleep(rng.random() * 0.03)
+        running.engine.cancel(session)
+        if rng.random() < 0.1:
+            running.run(tree(other, seed=1))
+    running.idle()
+    outcomes: list[Outcome] = []
+    assert isinstance(running.run(tree(outcomes))[0], list)
+
+
+def test_a_deadline_ends_a_search_within_a_step(running: Running) -> None:
+    def endless() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        while True:
+            yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 50)]
+
+    (answer,) = running.run(endless(), deadline=0.1)
+    assert isinstance(answer, SearchFailed)
+    assert answer.reason == "deadline"
+
+
+def test_four_trees_in_a_pool_for_little_more_than_one_all_end() -> None:
+    roomy = Running(blocks=2000)
+    expected: list[list[Outcome]] = [[] for _ in range(4)]
+    for n, outcomes in enumerate(expected):
+        roomy.run(tree(outcomes, seed=n))
+    peak = max(
+        reply.account.blocks_peak
+        for (*_, reply) in roomy.run(*(tree([], seed=n) for n in range(4)))
+    )
+    roomy.close()
+    tight = Running(blocks=int(peak / 2))
+    found: list[list[Outcome]] = [[] for _ in range(4)]
+    answers = tight.run(*(tree(outcomes, seed=n) for n, outcomes in enumerate(found)))
+    for outcomes, reference, answer in zip(found, expected, answers, strict=True):
+        full = [o for o in outcomes if isinstance(o, Failed)]
+        if not full:
+            assert facts(outcomes) == facts(reference)
+            assert isinstance(answer, list)
+        else:
+            assert {failed.reason for failed in full} == {"kv_exhausted"}
+    assert any(isinstance(answer, list) for answer in answers)
+    tight.idle()
+    tight.close()
+
+
+def test_a_prompt_that_can_never_fit_fails_with_its_reason_beside_a_healthy_request() -> None:
+    small = Running(blocks=12)
+    reasons: list[Outcome] = []
+
+    def hopeless() -> Plan:
+        reasons.extend((yield [Open(tuple(3 + n % 90 for n in range(100)))]))
+
+    def healthy() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 9)]
+
+    answers = small.run(healthy(), hopeless(), healthy())
+    assert [type(answer).__name__ for answer in answers] == ["list", "list", "list"]
+    assert isinstance(reasons[0], Failed)
+    assert reasons[0].reason == "kv_exhausted"
+    small.idle()
+    small.close()
+
+
+@pytest.fixture
+def sick_token(running: Running) -> Iterator[int]:
+    """A token whose embedding is not a number: whoever reads it gets logits that are none."""
+    token = SICK
+    embedding = running.residents["policy"]._model.get_input_embeddings()
+    kept = embedding.weight[token].clone()
+    embedding.weight.data[token] = float("nan")
+    yield token
+    embedding.weight.data[token] = kept
+
+
+def test_logits_that_are_not_finite_fail_their_own_request_only(
+    running: Running, sick_token: int
+) -> None:
+    expected: list[Outcome] = []
+    running.run(tree(expected, seed=2))
+    sick: list[Outcome] = []
+
+    def poisoned() -> Plan:
+        sick.extend((yield [Open((*PROMPT, sick_token))]))
+
+    for _ in range(3):
+        healthy: list[Outcome] = []
+        running.run(poisoned(), tree(healthy, seed=2), poisoned())
+        assert facts(healthy) == facts(expected)
+    assert {outcome.reason for outcome in sick if isinstance(outcome, Failed)} == {"numeric"}
+    assert len([outcome for outcome in sick if isinstance(outcome, Failed)]) == 6
+
+
+def test_an_error_in_one_search_fails_that_request_only(running: Running) -> None:
+    def broken() -> Plan:
+        yield [Open(PROMPT)]
+        raise RuntimeError("a bug in this search")
+
+    outcomes: list[Outcome] = []
+    first, second = running.run(broken(), tree(outcomes))
+    assert isinstance(first, SearchFailed)
+    assert first.reason == "internal"
+    assert "a bug in this search" in str(first)
+    assert isinstance(second, list)
+
+
+def test_a_search_that_waits_for_nothing_fails_instead_of_hanging(running: Running) -> None:
+    def lost() -> Plan:
+        yield []
+
+    (answer,) = running.run(lost())
+    assert isinstance(answer, SearchFailed)
+    assert answer.reason == "internal"
+
+
+def test_a_failing_forward_fails_what_was_in_it_and_the_engine_goes_on(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = running.residents["policy"]
+    forward = resident.forward
+    calls = 0
+
+    def fails_once(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise torch.OutOfMemoryError("the device is out of memory")
+        return forward(*arguments)
+
+    monkeypatch.setattr(resident, "forward", fails_once)
+    outcomes: list[Outcome] = []
+    running.run(tree(outcomes))
+    assert any(isinstance(outcome, Failed) for outcome in outcomes)
+    monkeypatch.undo()
+    running.idle()
+    again: list[Outcome] = []
+    assert isinstance(running.run(tree(again))[0], list)
+
+
+def test_a_small_request_is_not_starved_by_a_wide_tree() -> None:
+    crowded = Running(max_tokens=16, blocks=4000)
+    order: list[str] = []
+
+    def wide() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        yield [Extend(root.state, Sampling(seed=n), (0, n), Boundary(), 30) for n in range(64)]
+        order.append("wide")
+
+    def small() -> Plan:
+        (root,) = yield [Open(PROMPT[:3])]
+        assert isinstance(root, Opened)
+        yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 30)]
+        order.append("small")
+
+    crowded.run(wide(), small())
+    assert order == ["small", "wide"]
+    crowded.idle()
+    crowded.close()
+
+
+def test_closing_answers_everyone() -> None:
+    engine = Running()
+    heard: list[Any] = []
+    for seed in range(5):
+        engine.begin(tree([], seed=seed), heard.append)
+    engine.close()
+    assert len(heard) == 5
+    assert all(isinstance(answer, SearchFailed) for answer in heard)
+    for resident in engine.residents.values():
+        assert resident.pool.held == 0
+    late: list[Any] = []
+    engine.begin(tree([]), late.append)
+    assert isinstance(late[0], SearchFailed)

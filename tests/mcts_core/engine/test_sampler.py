@@ -1,0 +1,109 @@
+"""What would break: a row drawn by another's rules, or from another distribution than it says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcts_core.engine.sampler import Draw, sample
+from mcts_core.search.work import Sampling
+
+LOGITS = torch.tensor([[0.1, 2.0, -1.0, 1.5, 0.0, -3.0]])
+
+
+def one(noise: float = 0.5, history: tuple[int, ...] = (), prompt: int = 0, **fields: Any) -> int:
+    drawn = sample(LOGITS, [Draw(Sampling(**fields), noise, {}, history, prompt)])[0]
+    assert drawn is not None
+    return drawn.logprob.token
+
+
+def reachable(**fields: Any) -> set[int]:
+    noises = [step / 400 for step in range(400)]
+    rows = [Draw(Sampling(**fields), noise, {}, (), 0) for noise in noises]
+    return {
+        drawn.logprob.token
+        for drawn in sample(LOGITS.expand(len(rows), -1), rows)
+        if drawn is not None
+    }
+
+
+def test_temperature_zero_takes_the_most_likely_token() -> None:
+    assert one(temperature=0.0) == 1
+
+
+def test_noise_is_inverted_through_the_softmax_at_the_temperature() -> None:
+    for temperature in (0.5, 1.0, 2.0):
+        probabilities = (LOGITS[0] / temperature).softmax(0)
+        edges = probabilities.cumsum(0).tolist()
+        for token, edge in enumerate(edges):
+            if probabilities[token] > 1e-3:
+                assert one(edge - 1e-4, temperature=temperature) == token
+
+
+def test_the_largest_noise_still_gives_a_token_that_can_be() -> None:
+    assert one(1 - 2**-53, top_k=2) in {1, 3}
+
+
+def test_top_k_top_p_and_min_p_keep_what_they_say() -> None:
+    assert reachable(top_k=2) == {1, 3}
+    assert reachable(top_p=0.6) == {1, 3}
+    assert reachable(top_p=0.01) == {1}
+    assert reachable(min_p=0.5) == {1, 3}
+    assert len(reachable(temperature=2.0)) == 6
+
+
+def test_bias_and_penalties_move_the_tokens_they_name() -> None:
+    assert one(temperature=0.0, logit_bias=((5, 100.0),)) == 5
+    assert one(temperature=0.0, logit_bias=((1, -100.0),)) == 3
+    assert one(temperature=0.0, history=(1,), presence_penalty=1.0) == 3
+    assert one(temperature=0.0, history=(1, 1), frequency_penalty=0.3) == 3
+    assert one(temperature=0.0, history=(1,), repetition_penalty=1.5) == 3
+    # the prompt's tokens count for the repetition penalty only
+    assert one(temperature=0.0, history=(1,), prompt=1, presence_penalty=1.0) == 1
+
+
+def test_logprobs_are_the_models_own_whatever_was_sampled_from() -> None:
+    own = LOGITS[0].log_softmax(0)
+    sampling = Sampling(temperature=0.3, logit_bias=((2, 50.0),), logprobs=3)
+    drawn = sample(LOGITS, [Draw(sampling, 0.5, {}, (), 0)])[0]
+    assert drawn is not None
+    assert drawn.logprob.token == 2
+    assert drawn.logprob.logprob == pytest.approx(float(own[2]), abs=1e-6)
+    assert [token for token, _ in drawn.logprob.top] == [1, 3, 0]
+    assert drawn.logprob.top[0][1] == pytest.approx(float(own[1]), abs=1e-6)
+    assert drawn.draw_logprob == pytest.approx(0.0, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    count=st.integers(1, 40),
+    noise=st.floats(0, 1, exclude_max=True),
+    temperature=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_a_row_is_drawn_the_same_alone_and_in_any_company(
+    count: int, noise: float, temperature: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count + 1, 50, generator=generator) * 3
+    mine = Draw(Sampling(temperature=temperature), noise, {3: 0.5}, (), 0)
+    others = [
+        Draw(Sampling(temperature=1.0, top_k=n % 3, top_p=0.9), n / count, {1: 0.1}, (4,), 0)
+        for n in range(count)
+    ]
+    at = seed % (count + 1)
+    together = sample(logits, [*others[:at], mine, *others[at:]])[at]
+    assert together == sample(logits[at : at + 1], [mine])[0]
+
+
+def test_a_row_that_is_not_finite_fails_alone() -> None:
+    logits = torch.cat([LOGITS, LOGITS * math.nan, LOGITS])
+    rows = [Draw(Sampling(temperature=0.0), 0.0, {}, (), 0)] * 3
+    first, sick, last = sample(logits, rows)
+    assert sick is None
+    assert first == last != None  # noqa: E711
