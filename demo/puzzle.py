@@ -20,6 +20,7 @@ MAX_TARGET = 999
 _PROMPT = re.compile(r"Use (\d+(?: \d+)*) to make (\d+)\.\n?")
 _TOKEN = re.compile(r"\s*(\d+|[-+*/()])")
 _MAX_EXPRESSION = 200
+_MAX_PARENTHESES = 40
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,9 @@ def grade(puzzle: Puzzle, completion_text: str) -> bool:
 def evaluate(text: str) -> tuple[Fraction, list[int]]:
     """The exact value of an arithmetic expression and the integers that occur in it.
 
-    Raises ValueError if it does not parse (or is over 200 characters), ZeroDivisionError."""
-    if len(text) > _MAX_EXPRESSION:
+    Raises ValueError if it does not parse (or has over 200 characters or 40 parentheses),
+    ZeroDivisionError."""
+    if len(text) > _MAX_EXPRESSION or text.count("(") > _MAX_PARENTHESES:
         raise ValueError("expression too long")
     tokens: list[str] = []
     at, text = 0, text.rstrip()

@@ -46,7 +46,17 @@ class Settings:
     """The size of every stage; the defaults made the shipped checkpoints."""
 
     policy: Plan = field(default_factory=lambda: Plan(steps=4500, minutes=46.0))
-    rollout: Plan = field(default_factory=lambda: Plan(steps=3000, minutes=6.0))
+    rollout: Plan = field(
+        default_factory=lambda: Plan(
+            steps=3000,
+            minutes=6.0,
+            solutions=64,
+            openings=64,
+            walks=0,
+            first_steps=0,
+            judge_weight=0.0,
+        )
+    )
     policy_size: Size = POLICY
     rollout_size: Size = ROLLOUT
     orm_layers: int = 3
@@ -58,7 +68,7 @@ class Settings:
     rollout_traces: int = 12_000
     walks: int = 12_000
     held_out_samples: int = 16
-    orm_samples: int = 64
+    orm_samples: int = 48
     temperature: float = 0.9
     measured_puzzles: int = 1000
 
@@ -102,7 +112,7 @@ class Recipe:
     def _sample(self) -> None:
         """Completions of the policy and the rollout model, and walks, all of training puzzles.
 
-        Three in five are of the multisets that the policy never saw."""
+        Half are of the multisets that the policy never saw."""
         s, rng = self._settings, random.Random(self._seed)
         tokenizer = self._tokenizer()
         policy, rollout = self._model("policy"), self._model("rollout")
@@ -143,7 +153,8 @@ class Recipe:
             Head(head.up.in_features, head.up.out_features),
         )
         own.load_state_dict(head.state_dict())
-        taken = fine_tune(trunk, own, traces, label, self._seed, plan)
+        exact = self._traces("walks") if kind == "prm" else []
+        taken = fine_tune(trunk, own, [*traces, *exact], label, self._seed, plan)
         held = read(trunk, tests)
         on_own = accuracy(_scores(own, held.hidden), truth, held.depth)
         choice = compare(on_policy, on_own)
@@ -241,10 +252,10 @@ def outcome_figures(scores: Tensor, won: Tensor) -> dict[str, float]:
 
 
 def training_puzzles(count: int, seed: int, rng: random.Random) -> list[Puzzle]:
-    """Puzzles to sample from: mostly 4 numbers and target 24, three in five of the multisets
-    that only critics train on."""
+    """Puzzles to sample from: mostly 4 numbers and target 24, half of them of the multisets that
+    only critics train on."""
     mixture = Mixture(three_numbers=0.05, target_24=0.6)
-    parts: Sequence[Part] = ("critics", "critics", "critics", "policy", "policy")
+    parts: Sequence[Part] = ("critics", "policy")
     corpora = {part: Corpus(seed + 10, mixture, part) for part in ("policy", "critics")}
     found: list[Puzzle] = []
     while len(found) < count:

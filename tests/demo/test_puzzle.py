@@ -99,6 +99,7 @@ def test_right_answers_are_accepted(answer: str) -> None:
         "__import__('os') = 24",
         "13 - 9 ** 2 = 24",
         "(" * 5000 + " = 24",
+        "(" * 190 + "24",
         "١٣ - 9 = 24",
     ],
 )
