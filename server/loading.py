@@ -1,0 +1,82 @@
+"""Finds and loads the model that the settings name, and shows how far that has come."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from structlog.typing import FilteringBoundLogger
+
+from mcts_core.query import Served
+from server import model
+from server.settings import EMBEDDED, Settings, SettingsError
+
+
+def loader_of(settings: Settings) -> model.Load:
+    """What loads the model of these settings. Raises `SettingsError` when its folder is not there.
+
+    The heavy modules are imported by the loader, in its own thread.
+    """
+    if settings.model == EMBEDDED:
+        import demo
+
+        path = demo.checkpoint_path()
+    else:
+        path = Path(settings.model).expanduser()
+    if not path.is_dir():
+        raise SettingsError(f"there is no model folder {path} (--model)")
+    return partial(_load, settings, path)
+
+
+def _load(settings: Settings, path: Path, progress: model.Progress) -> Served:
+    progress("importing libraries", 0.0)
+    from mcts_core import served
+
+    return served.load(
+        path,
+        name=settings.name,
+        device=settings.device,
+        dtype=settings.dtype,
+        pool_tokens=settings.pool_tokens,
+        threads=settings.threads,
+        max_batch_rows=settings.max_batch_rows,
+        on_progress=progress,
+    )
+
+
+class LoadingLine:
+    """A progress line on a terminal; elsewhere, a log line for each stage."""
+
+    def __init__(self, console: Console, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self._began = time.monotonic()
+        self._stage = ""
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("  loading"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%  {task.description}"),
+                TimeElapsedColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=1.0)
+            self._bar.start()
+
+    def update(self, stage: str, share: float) -> None:
+        """Called from the loading thread."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=share, description=stage)
+        elif stage != self._stage:
+            seconds = round(time.monotonic() - self._began, 1)
+            self._log.info("loading", stage=stage, progress=f"{share:.0%}", seconds=seconds)
+        self._stage = stage
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
