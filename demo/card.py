@@ -113,6 +113,7 @@ def _card(measured: Mapping[str, Any]) -> str:
         guided=guided,
         best=100 * measured["best_of_20_by_orm"],
         orm=models["orm"]["parameters"],
+        refine_steps=notes["refine"]["steps"],
         policy_steps=notes["policy"]["steps"],
         rollout_steps=notes["rollout"]["steps"],
         megabytes=measured["bytes"] / 1e6,
@@ -153,7 +154,8 @@ that are new to it.
 ## Models
 
 `policy` and `rollout` are `LlamaForCausalLM`, tied embeddings, one tokenizer (2,304 tokens).
-Policy: {policy_steps} steps; rollout: {rollout_steps} steps. Shares of puzzles solved, in
+Policy: {policy_steps} steps, then {refine_steps} with its own steps among the walks of the
+process-reward loss; rollout: {rollout_steps} steps. Shares of puzzles solved, in
 percent; a single sample and at least one of 20 at temperature 1, on the 100 test puzzles; last
 column: greedy on all solvable held-out puzzles of target 24.
 

@@ -152,6 +152,10 @@ class Corpus:
         labels.append(int(grade(puzzle, lines[-1])))
         return Sample(puzzle, tuple(lines), tuple(labels))
 
+    def first_step(self) -> Sample:
+        """The first step of a walk."""
+        return self.walk().first(1)
+
     def _step(self, state: State, target: int) -> Step:
         rng = self._random
         winning = winning_steps(state, target)

@@ -23,6 +23,7 @@ from demo.critic import Head, save_head
 from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy
 from demo.puzzle import Puzzle, reachable, test_puzzles
+from demo.refine import refine_policy
 from demo.traces import Trace, read, sample_traces, trace_of_sample
 from demo.train_critics import (
     HeadPlan,
@@ -38,7 +39,7 @@ from demo.train_critics import (
 from demo.train_policy import POLICY, ROLLOUT, Plan, Size, train_policy
 
 _log = logging.getLogger(__name__)
-STAGES = ("policy", "rollout", "traces", "value", "prm", "orm", "card")
+STAGES = ("policy", "refine", "rollout", "traces", "value", "prm", "orm", "card")
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,24 @@ class Settings:
     """The size of every stage; the defaults made the shipped checkpoints."""
 
     policy: Plan = field(default_factory=lambda: Plan(steps=4500, minutes=46.0))
+    refine: Plan = field(
+        default_factory=lambda: Plan(
+            steps=900,
+            minutes=6.5,
+            solutions=40,
+            openings=48,
+            walks=24,
+            first_steps=112,
+            muon_rate=6e-3,
+            adam_rate=6e-4,
+            judge_weight=1.0,
+        )
+    )
+    own_first_steps: int = 30_000
     rollout: Plan = field(
         default_factory=lambda: Plan(
             steps=3000,
-            minutes=6.0,
+            minutes=4.5,
             solutions=64,
             openings=64,
             walks=0,
@@ -61,9 +76,9 @@ class Settings:
     rollout_size: Size = ROLLOUT
     orm_layers: int = 3
     head: HeadPlan = field(default_factory=HeadPlan)
-    value_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=5.0))
-    prm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=5.0))
-    orm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=7.0))
+    value_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=3.5))
+    prm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=4.0))
+    orm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=6.0))
     policy_traces: int = 36_000
     rollout_traces: int = 12_000
     walks: int = 12_000
@@ -87,6 +102,10 @@ class Recipe:
         match stage:
             case "policy":
                 self._train(self._settings.policy_size, self._settings.policy, "policy")
+            case "refine":
+                paths, plan = (self._out / "policy", self._work / "policy"), self._settings.refine
+                taken = refine_policy(*paths, self._seed, plan, self._settings.own_first_steps)
+                self._note("refine", {"steps": taken})
             case "rollout":
                 self._train(self._settings.rollout_size, self._settings.rollout, "rollout")
             case "traces":

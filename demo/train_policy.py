@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,22 @@ def build_model(size: Size, seed: int) -> LlamaForCausalLM:
     return model
 
 
+class Source(Protocol):
+    """Where training samples come from; `Corpus` is one."""
+
+    def solution(self) -> Sample:
+        """A right trajectory, for the next-token loss."""
+        ...
+
+    def walk(self) -> Sample:
+        """A labelled trajectory, for the process-reward loss."""
+        ...
+
+    def first_step(self) -> Sample:
+        """A labelled trajectory of one step."""
+        ...
+
+
 class Optimizers:
     """Muon for the matrices of the layers, AdamW for all else; one shared schedule."""
 
@@ -103,7 +119,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
 
-def batches(corpus: Corpus, encoder: Encoder, plan: Plan) -> Iterator[tuple[Batch, ...]]:
+def batches(corpus: Source, encoder: Encoder, plan: Plan) -> Iterator[tuple[Batch, ...]]:
     """Per step: a batch of whole trajectories, one of openings (prompt and first step).
 
     Trajectories with fractions are longer; they wait until they fill a batch of their own."""
@@ -118,7 +134,7 @@ def batches(corpus: Corpus, encoder: Encoder, plan: Plan) -> Iterator[tuple[Batc
                 sample = corpus.solution() if learned else corpus.walk()
             rows.append(sample)
         openings = [corpus.solution().first(1) for _ in range(plan.openings)]
-        openings += [corpus.walk().first(1) for _ in range(plan.first_steps)]
+        openings += [corpus.first_step() for _ in range(plan.first_steps)]
         group = [encoder.encode(rows), encoder.encode(openings)]
         if len(waiting) >= len(learn):
             group.append(encoder.encode(waiting))
@@ -171,13 +187,13 @@ def losses(
 def train(
     model: LlamaForCausalLM,
     head: Head,
-    seed: int,
+    source: Source,
     plan: Plan,
     save: Callable[[str], None],
 ) -> int:
     """Train `model` and the process-reward `head` in place; returns the steps taken."""
     encoder = Encoder(build_tokenizer())
-    stream = batches(Corpus(seed), encoder, plan)
+    stream = batches(source, encoder, plan)
     optimizers = Optimizers(model, list(head.parameters()), plan)
     started = saved = time.monotonic()
     step, tokens = 0, 0
@@ -231,7 +247,7 @@ def train_policy(size: Size, out: Path, work: Path, seed: int, plan: Plan) -> in
         save_policy(model, work / name)
         save_head(head, work / name / "prm", "prm", "policy", "step_end")
 
-    taken = train(model, head, seed, plan, save)
+    taken = train(model, head, Corpus(seed), plan, save)
     save_policy(model, out)
     save_head(head, work / "prm", "prm", "policy", "step_end")
     return taken

@@ -19,6 +19,8 @@ TINY_PLAN = Plan(steps=2, solutions=2, openings=2, walks=2, first_steps=2)
 TINY_TRUNK = TrunkPlan(steps=2, rows=8)
 TINY = Settings(
     policy=TINY_PLAN,
+    refine=TINY_PLAN,
+    own_first_steps=30,
     rollout=TINY_PLAN,
     policy_size=TINY_SIZE,
     rollout_size=TINY_SIZE,
