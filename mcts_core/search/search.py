@@ -9,8 +9,19 @@ from typing import Any, Literal, Protocol
 from mcts_core.search.work import Outcome, TokenLogprob, Work
 
 StopReason = Literal[
-    "simulations", "tokens", "deadline", "nodes", "exhausted", "converged", "score", "cancelled"
+    "simulations",
+    "tokens",
+    "deadline",
+    "nodes",
+    "exhausted",
+    "converged",
+    "score",
+    "cancelled",
+    "kv_exhausted",
+    "critic_error",
 ]
+"""Why the requested method stopped; "exhausted": it has nothing left to do. The last two say what
+it could not go on without, and `Fallback` what was done then."""
 FallbackReason = Literal["deadline", "kv_exhausted", "critic_error", "budget", "exhausted"]
 
 

@@ -1,0 +1,50 @@
+"""Beam search over options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mcts_core.search.evaluation import Evaluation
+from mcts_core.search.expansion import Expansion
+from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
+from mcts_core.search.tree import Node, Tree
+from mcts_core.search.work import Failed
+
+
+def beam(
+    tree: Tree,
+    starts: Sequence[Node],
+    width: int,
+    expansion: Expansion,
+    evaluation: Evaluation,
+    halted: Callable[[], bool],
+) -> Steps[None]:
+    """Grows `starts` until `width` of the kept candidates have finished, nothing is left to grow,
+    or `halted`, which is asked before every step.
+
+    A step draws `width` candidates below every node of the frontier and keeps the best, ranked by
+    mixed score, or by likelihood per token where not all have one. A finished candidate that is
+    kept takes one place of the beam for good; the KV of those that are not kept is given back.
+    Raises `WorkFailed` when all draws of a step fail for want of KV.
+    """
+    frontier = list(starts)
+    places = width
+    while frontier and places > 0 and not halted():
+        draws = [node for node in frontier for _ in range(width)]
+        grown = yield from gather([attempt(expansion.grow(tree, node, "beam")) for node in draws])
+        candidates = [child for child in grown if isinstance(child, Node)]
+        if not candidates:
+            for failed in grown:
+                if isinstance(failed, Failed):
+                    raise WorkFailed(failed)
+            return
+        if all(node.score is not None for node in candidates):
+            candidates.sort(key=evaluation.rank, reverse=True)
+        else:
+            candidates.sort(key=lambda node: node.trajectory_likelihood, reverse=True)
+        kept = candidates[:places]
+        places -= sum(node.end == "stop" for node in kept)
+        for node in (*candidates[len(kept) :], *frontier):
+            if not evaluation.missing(node) or node.end is None:
+                evaluation.release(node)
+        frontier = [node for node in kept if node.end is None]

@@ -1,0 +1,146 @@
+"""The budget: what was used, whether a limit is reached, and what finishing would take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mcts_core.search.parameters import SearchParameters
+from mcts_core.search.search import StopReason
+from mcts_core.search.tree import Tree
+from mcts_core.search.work import Extended, Failed, Outcome
+
+_TIME_MARGIN = 1.5
+"""Finishing is given this much more time than simulations have taken so far."""
+
+
+class Meter:
+    """Counts what a search uses, outcome by outcome, in the order in which it takes them.
+
+    Tokens are those that the outcomes declare. The engine's own account runs ahead of them by work
+    in flight, and by how much is a matter of timing; a search that is to be repeatable may not
+    look at it.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_clock",
+        "_deadline",
+        "_extended",
+        "_extended_cost",
+        "_max_depth",
+        "_max_option",
+        "_seconds",
+        "_started",
+        "_timed",
+        "first_seconds",
+        "launched",
+        "simulations",
+        "spent",
+    )
+
+    def __init__(
+        self, parameters: SearchParameters, clock: Callable[[], float], started: float
+    ) -> None:
+        """`started` is the request's admission, on `clock`, in seconds."""
+        self._budget = parameters.budget
+        self._max_depth = parameters.max_depth
+        self._max_option = parameters.step.max_tokens
+        self._clock = clock
+        self._started = started
+        milliseconds = parameters.budget.deadline_ms
+        self._deadline = None if milliseconds is None else started + milliseconds / 1000
+        self._extended = 0
+        self._extended_cost = 0
+        self._seconds = 0.0
+        self._timed = 0
+        self.spent = 0
+        """Tokens computed by all models for the outcomes so far."""
+        self.launched = 0
+        """Simulations begun."""
+        self.simulations = 0
+        """Expansions evaluated and backed up."""
+        self.first_seconds: float | None = None
+        """From admission to the first of them."""
+
+    def commit(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            return
+        self.spent += outcome.spent
+        if isinstance(outcome, Extended):
+            self._extended += 1
+            self._extended_cost += outcome.spent
+
+    def simulated(self) -> None:
+        self.simulations += 1
+        if self.first_seconds is None:
+            self.first_seconds = self._clock() - self._started
+
+    def now(self) -> float:
+        """Seconds, to be handed to `timed`; 0 when there is no deadline to be met."""
+        return self._clock() if self._deadline is not None else 0.0
+
+    def timed(self, began: float) -> None:
+        """A simulation that began at `began` has ended."""
+        if self._deadline is not None:
+            self._seconds += self._clock() - began
+            self._timed += 1
+
+    @property
+    def tokens_left(self) -> float:
+        limit = self._budget.tokens
+        return float("inf") if limit is None else limit - self.spent
+
+    def reached(self, nodes: int) -> StopReason | None:
+        """The limit that is reached, if one is; `nodes` include those about to be made."""
+        budget = self._budget
+        if budget.simulations is not None and self.launched >= budget.simulations:
+            return "simulations"
+        return self.exhausted(nodes)
+
+    def exhausted(self, nodes: int) -> StopReason | None:
+        """As `reached`, without the limit of simulations: for methods that make none."""
+        budget = self._budget
+        if budget.tokens is not None and self.spent >= budget.tokens:
+            return "tokens"
+        if budget.nodes is not None and nodes >= budget.nodes:
+            return "nodes"
+        if self._deadline is not None and self._clock() >= self._deadline:
+            return "deadline"
+        return None
+
+    def short(self, tree: Tree, in_flight: int) -> StopReason | None:
+        """The limit that leaves just enough to complete one trajectory, if one does.
+
+        `in_flight` simulations are taken to cost one option each. As long as no option was
+        measured, each is taken to cost the most that an option can.
+        """
+        if self._budget.tokens is not None:
+            cost = self.option_cost
+            left = self.tokens_left - in_flight * cost
+            if self._extended:
+                short = left <= self._options_to_finish(tree) * cost
+            else:
+                short = in_flight > 0 and left <= cost
+            if short:
+                return "tokens"
+        if self._deadline is not None and self._timed:
+            seconds = self._seconds / self._timed * self._options_to_finish(tree)
+            if self._deadline - self._clock() <= _TIME_MARGIN * seconds:
+                return "deadline"
+        return None
+
+    def affordable_paths(self, tree: Tree) -> float:
+        """Completions that the tokens left pay for, at the cost that options had so far."""
+        return self.tokens_left / (self.option_cost * self._options_to_finish(tree))
+
+    @property
+    def option_cost(self) -> float:
+        """Mean spent tokens of an option, its scores included."""
+        if self._extended:
+            return max(1.0, self._extended_cost / self._extended)
+        return float(self._max_option)
+
+    def _options_to_finish(self, tree: Tree) -> int:
+        """Options of a whole trajectory, when none was seen yet: twice the depth reached, since
+        there is more below than what was seen; at most `max_depth`."""
+        return min(self._max_depth, max(2, 2 * tree.depth))

@@ -1,0 +1,242 @@
+"""Evaluation: what the critics say of a node, and the one value that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import isfinite, isinf
+
+from mcts_core.search.flow import Steps, WorkFailed
+from mcts_core.search.task import Task
+from mcts_core.search.tree import Node, Tree
+from mcts_core.search.work import (
+    Extend,
+    Extended,
+    Failed,
+    Open,
+    Opened,
+    Release,
+    RolledOut,
+    Rollout,
+    Score,
+    Scored,
+    State,
+    Work,
+)
+
+
+class Evaluation:
+    """Asks the critics of the request, and mixes their scores.
+
+    The mixed score is the weighted mean over those critics that scored the node: `sum w_i s_i /
+    sum w_i`, so that it stays within their range wherever some of them have nothing to say
+    (AlphaLLM, arXiv 2404.12253, section 4.4, sums instead). Critics of unfinished states come with
+    the option; critics of outcomes are asked at ends, and elsewhere scored by the mean over
+    rollouts.
+
+    A critic that fails is asked again alone; when it fails again, or answers with something that
+    is not a number, it is lost: the search goes on without it and says so.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_max_tokens",
+        "_outbox",
+        "_outcome_critics",
+        "_rollout_sampling",
+        "_rollouts",
+        "_stop",
+        "_weights",
+        "lost",
+        "rollouts",
+    )
+
+    def __init__(self, task: Task, outbox: list[Work]) -> None:
+        parameters = task.parameters
+        self._asked = tuple(parameters.critics)
+        self._weights = tuple((name, w) for name, w in parameters.critics.items() if w > 0)
+        self._outcome_critics = task.outcome_critics
+        self._max_tokens = task.max_tokens
+        self._stop = task.stop
+        self._rollouts = parameters.rollouts
+        self._rollout_sampling = replace(
+            task.sampling, temperature=parameters.rollouts.temperature, logprobs=0
+        )
+        self._outbox = outbox
+        self.rollouts = task.rollouts_available and parameters.rollouts.count > 0
+        """Whether new nodes get rollouts; they are the first thing to go when room is short."""
+        self.lost: dict[str, str] = {}
+        """Critics that failed for good, and what they failed of."""
+
+    @property
+    def blind(self) -> bool:
+        """Whether no critic has a say: likelihood under the policy takes the place of a score."""
+        return not self._weights
+
+    @property
+    def step_critics(self) -> tuple[str, ...]:
+        """To be asked about every state."""
+        lost, outcome = self.lost, self._outcome_critics
+        return tuple(name for name in self._asked if name not in outcome and name not in lost)
+
+    @property
+    def outcome_critics(self) -> tuple[str, ...]:
+        """To be asked about ends only."""
+        lost, outcome = self.lost, self._outcome_critics
+        return tuple(name for name in self._asked if name in outcome and name not in lost)
+
+    def missing(self, node: Node) -> tuple[str, ...]:
+        """The critics that have yet to score `node`."""
+        return tuple(n for n in self._asked if n not in node.scores and n not in self.lost)
+
+    def mix(self, scores: Mapping[str, float]) -> float | None:
+        """The mixed score; None when no critic with a weight scored."""
+        total = weight = 0.0
+        for name, own in self._weights:
+            score = scores.get(name)
+            if score is not None:
+                total += own * score
+                weight += own
+        return total / weight if weight else None
+
+    def rank(self, node: Node) -> tuple[bool, float, float]:
+        """Sorts nodes, best last: scored ones by score, then by likelihood."""
+        scored = node.score is not None
+        return scored, node.score if node.score is not None else 0.0, node.trajectory_likelihood
+
+    def value(self, tree: Tree, node: Node) -> float | None:
+        """What `node` is worth by itself; None when nothing is known before a terminal is reached.
+
+        A terminal that no critic was to score is worth its likelihood under the policy. An
+        unfinished end is worth no more than the worst that the tree has seen.
+        """
+        if node.end is None:
+            return node.score
+        if node.end == "stop":
+            if node.score is not None:
+                return node.score
+            if self.blind:
+                return node.trajectory_likelihood
+        worst = 0.0 if isinf(tree.low) else tree.low
+        return worst if node.score is None else min(worst, node.score)
+
+    def open(self, prompt: tuple[int, ...], *, critics: bool) -> Steps[Opened]:
+        """The root's state."""
+        work = Open(prompt, self.step_critics if critics else ())
+        (outcome,) = yield (work,)
+        if isinstance(outcome, Failed) and outcome.reason == "critic_error" and work.critics:
+            (outcome,) = yield (Open(prompt),)
+            if isinstance(outcome, Opened):
+                scores = yield from self.score(outcome.state, work.critics)
+                outcome = replace(outcome, scores=scores)
+        if isinstance(outcome, Failed):
+            raise WorkFailed(outcome)
+        if not isinstance(outcome, Opened):
+            raise TypeError(f"{type(work).__name__} was answered by {type(outcome).__name__}")
+        return outcome
+
+    def extend(self, work: Extend) -> Steps[Extended]:
+        """An option and its scores. Raises `WorkFailed`, but never because of a critic."""
+        (outcome,) = yield (work,)
+        if isinstance(outcome, Failed) and outcome.reason == "critic_error" and work.critics:
+            (outcome,) = yield (replace(work, critics=()),)
+            if isinstance(outcome, Extended):
+                scores = yield from self.score(outcome.state, work.critics)
+                outcome = replace(outcome, scores=scores)
+        if isinstance(outcome, Failed):
+            raise WorkFailed(outcome)
+        if not isinstance(outcome, Extended):
+            raise TypeError(f"{type(work).__name__} was answered by {type(outcome).__name__}")
+        return outcome
+
+    def score(self, state: State, critics: tuple[str, ...]) -> Steps[Mapping[str, float]]:
+        """Scores of a state by those of `critics` that answer. Raises `WorkFailed`, but never
+        because of a critic."""
+        if not critics:
+            return {}
+        (outcome,) = yield (Score(state, critics),)
+        if isinstance(outcome, Scored):
+            return outcome.scores
+        if isinstance(outcome, Failed) and outcome.reason != "critic_error":
+            raise WorkFailed(outcome)
+        outcomes = yield tuple(Score(state, (name,)) for name in critics)
+        scores: dict[str, float] = {}
+        for name, single in zip(critics, outcomes, strict=True):
+            if isinstance(single, Scored):
+                scores.update(single.scores)
+            elif isinstance(single, Failed):
+                if single.reason != "critic_error":
+                    raise WorkFailed(single)
+                self.lost.setdefault(name, single.message)
+        return scores
+
+    def evaluate(self, tree: Tree, node: Node, scores: Mapping[str, float]) -> Steps[None]:
+        """Takes `scores` over and asks for what else there is to know about `node`."""
+        self._take(node, scores)
+        try:
+            if node.end is not None:
+                yield from self.complete(node)
+            elif self.rollouts and (critics := self.outcome_critics):
+                yield from self._roll_out(node, critics)
+        finally:
+            self.note(tree, node)
+            node.blocked = False
+        if node.end == "stop" or node.length >= self._max_tokens:
+            self.release(node)
+
+    def complete(self, node: Node) -> Steps[None]:
+        """Has `node` scored by every critic that was asked for."""
+        if node.state is not None:
+            self._take(node, (yield from self.score(node.state, self.missing(node))))
+
+    def note(self, tree: Tree, node: Node) -> None:
+        """Mixes the node's scores anew, and lets its parent and the tree know."""
+        node.score = score = self.mix(node.scores)
+        if score is None:
+            return
+        parent = node.parent
+        if parent is not None and parent.score is not None:
+            importance = abs(score - parent.score)
+            if importance > parent.importance:
+                parent.importance = importance
+        if node.end == "stop":
+            best = tree.best
+            if best is None or best.score is None or score > best.score:
+                tree.best = node
+
+    def release(self, node: Node) -> None:
+        """Gives the node's KV back; nothing can follow it any more."""
+        if node.state is not None:
+            self._outbox.append(Release(node.state))
+            node.state = None
+
+    def _take(self, node: Node, scores: Mapping[str, float]) -> None:
+        for name, score in scores.items():
+            if isfinite(score):
+                node.scores[name] = score
+            else:
+                self.lost.setdefault(name, f"{name} answered {score}")
+
+    def _roll_out(self, node: Node, critics: tuple[str, ...]) -> Steps[None]:
+        """Scores `node` by the mean outcome of fast completions; those that fail do not count."""
+        assert node.state is not None
+        limit = min(self._rollouts.max_tokens, self._max_tokens - node.length)
+        outcomes = yield tuple(
+            Rollout(
+                node.state,
+                self._rollout_sampling,
+                (node.id, -1 - index),  # draws of options have the indices from 0 on
+                limit,
+                self._stop,
+                critics,
+            )
+            for index in range(self._rollouts.count)
+        )
+        done = [outcome.scores for outcome in outcomes if isinstance(outcome, RolledOut)]
+        means = {name: _mean(s[name] for s in done if name in s) for name in critics}
+        self._take(node, {name: mean for name, mean in means.items() if mean is not None})
+
+
+def _mean(scores: Iterable[float]) -> float | None:
+    known = list(scores)
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,111 @@
+"""The ladder: what is tried when a method cannot go on and there is nothing good to return yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isqrt
+
+from mcts_core.search.beam import beam
+from mcts_core.search.budget import Meter
+from mcts_core.search.evaluation import Evaluation
+from mcts_core.search.expansion import Expansion
+from mcts_core.search.flow import Steps, attempt, gather
+from mcts_core.search.parameters import Rung, SearchParameters
+from mcts_core.search.search import Fallback, FallbackReason
+from mcts_core.search.tree import Node, Tree
+from mcts_core.search.work import Failed
+
+
+class Ladder:
+    """Goes down the rungs that the request allows, each starting from the tree's best nodes.
+
+    What was found before stays in the tree. A rung is taken with as much width as the tokens left
+    pay for, but at least one beam is seen through: at most `max_depth` options.
+    """
+
+    __slots__ = ("_evaluation", "_expansion", "_max_tokens", "_meter", "_parameters", "fallback")
+
+    def __init__(
+        self,
+        parameters: SearchParameters,
+        max_tokens: int,
+        expansion: Expansion,
+        evaluation: Evaluation,
+        meter: Meter,
+    ) -> None:
+        self._parameters = parameters
+        self._max_tokens = max_tokens
+        self._expansion = expansion
+        self._evaluation = evaluation
+        self._meter = meter
+        self.fallback: Fallback | None = None
+        """The last rung that was taken."""
+
+    def descend(self, tree: Tree, reason: FallbackReason, rungs: Sequence[Rung]) -> Steps[None]:
+        """Takes one rung after the other until there is a terminal that was not there before."""
+        found = len(tree.terminals)
+        self._evaluation.rollouts = False
+        for rung in rungs:
+            starts = self._starts(tree, rung)[: self._width(tree, reason)]
+            if not starts:
+                continue
+            self.fallback = Fallback(rung, reason, self._meter.simulations)
+            if reason == "kv_exhausted":
+                self._free(tree, starts)
+            steps = self._beam if rung == "beam" else self._sample
+            yield from attempt(steps(tree, starts))
+            if len(tree.terminals) > found:
+                return
+
+    def _beam(self, tree: Tree, starts: Sequence[Node]) -> Steps[None]:
+        meter = self._meter
+
+        def halted() -> bool:
+            return bool(tree.terminals) and meter.exhausted(tree.nodes) is not None
+
+        yield from beam(tree, starts, len(starts), self._expansion, self._evaluation, halted)
+
+    def _sample(self, tree: Tree, starts: Sequence[Node]) -> Steps[None]:
+        """Completes every start at once; if there is no room for all, the best one alone."""
+        done = yield from gather([attempt(self._complete(tree, node)) for node in starts])
+        if len(starts) > 1 and all(isinstance(node, Failed) for node in done):
+            self._free(tree, starts[:1])
+            yield from self._complete(tree, starts[0])
+
+    def _complete(self, tree: Tree, node: Node) -> Steps[Node | None]:
+        if node.state is None:
+            return None
+        work = self._expansion.to_end(node, greedy=node.draws == 0)
+        return (yield from self._expansion.complete(tree, node, work, "sample"))
+
+    def _width(self, tree: Tree, reason: FallbackReason) -> int:
+        parameters = self._parameters
+        width = parameters.width.beam
+        if reason == "deadline":  # a step of the beam is then no larger than what was measured
+            width = min(width, max(1, isqrt(parameters.parallel)))
+        paths = self._meter.affordable_paths(tree)
+        return width if paths >= width * width else max(1, isqrt(max(0, int(paths))))
+
+    def _starts(self, tree: Tree, rung: Rung) -> list[Node]:
+        """Nodes that can be gone on from, best first: leaves, or inner nodes if there is no leaf.
+
+        `sample` takes no steps, so that nodes at `max_depth` will do, too.
+        """
+        usable = [
+            node
+            for node in tree.walk()
+            if node.state is not None
+            and node.end != "stop"
+            and node.length < self._max_tokens
+            and (rung == "sample" or not (node.end or node.closed))
+        ]
+        leaves = [node for node in usable if not node.children] or usable
+        return sorted(leaves, key=self._evaluation.rank, reverse=True)
+
+    def _free(self, tree: Tree, keep: Sequence[Node]) -> None:
+        """Gives back the KV of all nodes but `keep`, and but ends that are still to be scored."""
+        kept = set(keep)
+        for node in tree.walk():
+            if node not in kept and not (node.end == "stop" and self._evaluation.missing(node)):
+                self._evaluation.release(node)
+                node.closed = True

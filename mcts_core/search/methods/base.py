@@ -1,0 +1,241 @@
+"""What all methods have in common: opening, budgets, failures, the ladder and the result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+from mcts_core.search import readout
+from mcts_core.search.backup import backup
+from mcts_core.search.budget import Meter
+from mcts_core.search.evaluation import Evaluation
+from mcts_core.search.expansion import Expansion
+from mcts_core.search.flow import Flow, Steps, attempt
+from mcts_core.search.ladder import Ladder
+from mcts_core.search.parameters import Rung
+from mcts_core.search.search import (
+    FallbackReason,
+    RootOption,
+    SearchFailed,
+    SearchResult,
+    StopReason,
+    Trajectory,
+)
+from mcts_core.search.task import Task
+from mcts_core.search.tree import Node, Tree
+from mcts_core.search.width import AdaptiveWidth
+from mcts_core.search.work import Failed, Outcome, Work
+
+_AT_ONCE: frozenset[StopReason] = frozenset(("score", "converged"))
+"""Reasons to stop that leave no interest in what is still in flight."""
+
+
+class TreeSearch(ABC):
+    """Implements `Search`. A method says what to grow next (`propose`) and when to stop (`halt`).
+
+    A search opens the prompt, grows, waits for what is in flight, goes down the ladder if that is
+    needed, has what it returns scored by every critic asked for, and ends.
+    """
+
+    name: ClassVar[str]
+    rungs: ClassVar[tuple[Rung, ...]] = ()
+    """What the ladder below this method may hold."""
+    step_scores: ClassVar[bool] = True
+    """Whether the critics are asked about unfinished states."""
+
+    def __init__(self, task: Task, clock: Callable[[], float], started: float) -> None:
+        """`clock` in seconds; `started` on it: the request's admission."""
+        self._task = task
+        self._outbox: list[Work] = []
+        parameters = task.parameters
+        self._meter = Meter(parameters, clock, started)
+        self._width = AdaptiveWidth(parameters.width)
+        self._evaluation = Evaluation(task, self._outbox)
+        self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
+        self._ladder = Ladder(
+            parameters, task.max_tokens, self._expansion, self._evaluation, self._meter
+        )
+        self._flow = Flow(self._next, self._meter.commit, self._failed, self._outbox)
+        self._stage: Literal["new", "growing", "finishing"] = "new"
+        self._tree: Tree | None = None
+        self._stop: StopReason | None = None
+        self._failure: Failed | None = None
+        self._result: SearchResult | SearchFailed | None = None
+
+    @abstractmethod
+    def propose(self, tree: Tree) -> Steps[None] | None:
+        """The next thing to grow; None when there is nothing just now, or nothing more."""
+
+    @property
+    def parallel(self) -> int:
+        """Most generators in flight."""
+        return self._task.parameters.parallel
+
+    def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
+        """Why nothing more should be begun, if so."""
+        return self._meter.exhausted(tree.nodes + in_flight)
+
+    def choose(self, tree: Tree) -> list[Node]:
+        """The ends of the trajectories to be returned, best first."""
+        return readout.choose(tree, "best", self._task.n, self._evaluation)
+
+    def start(self) -> Sequence[Work]:
+        return self._flow.start()
+
+    def deliver(self, work: Work, outcome: Outcome) -> Sequence[Work]:
+        """Raises ValueError for work that was not asked for."""
+        if self._result is not None:
+            return ()
+        return self._flow.deliver(work, outcome)
+
+    def expire(self) -> None:
+        if self._result is None:
+            self._stop = "deadline"
+            self._settle()
+
+    @property
+    def result(self) -> SearchResult | SearchFailed | None:
+        return self._result
+
+    def _next(self, in_flight: int) -> Steps[None] | None:
+        """What `Flow` begins next."""
+        if self._result is not None:
+            return None
+        if self._stage == "new":
+            if in_flight:
+                return None
+            if self._tree is None and self._failure is None:
+                return self._open()
+            self._stage = "growing"
+        tree = self._tree
+        if tree is None or self._stage == "finishing":
+            if not in_flight:
+                self._settle()
+            return None
+        if self._stop is None:
+            self._stop = self._reason(tree, in_flight)
+        if self._stop is None:
+            if in_flight >= self.parallel:
+                return None
+            steps = self.propose(tree)
+            if steps is not None or in_flight:
+                return steps
+            self._stop = "exhausted"
+        if self._stop in _AT_ONCE:
+            self._settle()
+            return None
+        if in_flight:
+            return None  # what is in flight is paid for, and may be what was missing
+        self._stage = "finishing"
+        return self._finish(tree, self._stop)
+
+    def _reason(self, tree: Tree, in_flight: int) -> StopReason | None:
+        if self._failure is not None:
+            return "kv_exhausted"
+        return self.halt(tree, in_flight)
+
+    def _open(self) -> Steps[None]:
+        opened = yield from self._evaluation.open(self._task.prompt, critics=self.step_scores)
+        tree = Tree(opened.state, self.name)
+        if self.step_scores:
+            yield from self._evaluation.evaluate(tree, tree.root, opened.scores)
+            value = self._evaluation.value(tree, tree.root)
+            if value is not None:
+                backup(tree, (tree.root,), value)
+        self._tree = tree
+
+    def _failed(self, failed: Failed) -> None:
+        """A generator ended in a failure that was not a single node's: the KV pool is full."""
+        if self._failure is None:
+            self._failure = failed
+
+    def _finish(self, tree: Tree, stop: StopReason) -> Steps[None]:
+        """The ladder, if it is needed; then the critics' last word on what is to be returned."""
+        cannot_go_on = stop in ("kv_exhausted", "critic_error")
+        if cannot_go_on or not tree.terminals:
+            allowed = [rung for rung in self._task.parameters.fallback if rung in self.rungs]
+            yield from self._ladder.descend(tree, _fallback_reason(stop), allowed)
+        chosen = self.choose(tree)
+        unscored = [node for node in chosen if self._evaluation.missing(node)]
+        if unscored:
+            kept = set(unscored)
+            for node in tree.walk():
+                if node not in kept:
+                    self._evaluation.release(node)
+            for node in unscored:
+                yield from attempt(self._evaluation.complete(node))
+                self._evaluation.note(tree, node)
+
+    def _settle(self) -> None:
+        """Sets the result from what is there, and drops whatever is in flight."""
+        self._result = self._read_out()
+        self._flow.close()
+
+    def _read_out(self) -> SearchResult | SearchFailed:
+        tree = self._tree
+        chosen = self.choose(tree) if tree is not None else []
+        if tree is None or not chosen:
+            failure = self._failure or self._expansion.failure
+            if self._stop == "deadline" or failure is None:
+                return SearchFailed("deadline", "the deadline passed before there was any option")
+            return SearchFailed(failure.reason, failure.message)
+        assert self._stop is not None
+        parameters = self._task.parameters
+        candidates: tuple[Trajectory, ...] = ()
+        if "candidates" in parameters.include:
+            found = readout.terminals(tree, "best", self._evaluation)
+            candidates = tuple(_trajectory(node) for node in found)
+        options: tuple[RootOption, ...] = ()
+        if "root" in parameters.include:
+            options = tuple(_root_option(node) for node in tree.root.children)
+        return SearchResult(
+            trajectories=tuple(_trajectory(node) for node in chosen),
+            method=chosen[0].origin,
+            requested_method=self.name,
+            stop_reason=self._stop,
+            fallback=self._ladder.fallback,
+            readout=self.readout,
+            simulations=self._meter.simulations,
+            nodes=tree.nodes,
+            terminals=len(tree.terminals),
+            depth=tree.depth,
+            merged=tree.merged,
+            first_simulation_seconds=self._meter.first_seconds,
+            candidates=candidates,
+            root=options,
+            details=self._details(),
+        )
+
+    @property
+    def readout(self) -> readout.Readout:
+        """The readout that is in force."""
+        return "best"
+
+    def _details(self) -> dict[str, Any] | None:
+        lost = self._evaluation.lost
+        return {"critics_lost": dict(lost)} if lost else None
+
+
+def _fallback_reason(stop: StopReason) -> FallbackReason:
+    match stop:
+        case "kv_exhausted" | "critic_error" | "deadline" | "exhausted":
+            return stop
+        case _:
+            return "budget"
+
+
+def _trajectory(node: Node) -> Trajectory:
+    path = node.path()
+    return Trajectory(
+        tokens=tuple(token for step in path for token in step.tokens),
+        logprobs=tuple(logprob for step in path for logprob in step.logprobs),
+        text="".join(step.text for step in path),
+        finish_reason="stop" if node.end == "stop" else "length",
+        score=node.score,
+        scores=dict(node.scores),
+    )
+
+
+def _root_option(node: Node) -> RootOption:
+    return RootOption(node.text, node.visits, node.mean, node.prior, dict(node.scores))

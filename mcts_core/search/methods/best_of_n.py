@@ -1,0 +1,34 @@
+"""Best of n: independent samples, of which the critics choose."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mcts_core.search.methods.base import TreeSearch
+from mcts_core.search.methods.sampling import Sample
+from mcts_core.search.parameters import Rung
+from mcts_core.search.tree import Node, Tree
+
+
+class BestOfN(Sample):
+    """`width.samples` samples under the request's own sampling, the highest mixed score first.
+
+    Under a token budget only `parallel` are drawn at a time, so that it can be kept.
+    """
+
+    name: ClassVar[str] = "best_of_n"
+    rungs: ClassVar[tuple[Rung, ...]] = ("sample",)
+
+    @property
+    def count(self) -> int:
+        return max(self._task.n, self._task.parameters.width.samples)
+
+    @property
+    def parallel(self) -> int:
+        parallel = super().parallel
+        if self._task.parameters.budget.tokens is None:
+            return parallel
+        return min(parallel, self._task.parameters.parallel)
+
+    def choose(self, tree: Tree) -> list[Node]:
+        return TreeSearch.choose(self, tree)

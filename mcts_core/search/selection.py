@@ -1,0 +1,108 @@
+"""Selection: the tree policy that leads a simulation to the node to be expanded.
+
+Means are min-max normalised over the tree before they meet the bonus, because critics have unequal
+scales (as in mctx and MuZero, arXiv 1911.08265, appendix B). A visit in flight counts as one of
+the tree's lowest value (virtual loss), so that parallel simulations spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, log, sqrt
+
+from mcts_core.search.backup import backup
+from mcts_core.search.parameters import Select
+from mcts_core.search.tree import Node, Tree
+from mcts_core.search.width import AdaptiveWidth
+
+Rule = Callable[[Tree, Node, float, bool], Node | None]
+"""The child of `node` with the highest bound; with the flag, solved children take part, too. None
+when there is no child to choose. Equal children: the one that was drawn first."""
+
+
+def puct(tree: Tree, node: Node, c: float, solved: bool) -> Node | None:
+    """`Q + c * P * sqrt(N_parent) / (1 + N)` (AlphaZero), P being `Node.prior`."""
+    low = tree.low
+    scale = 1.0 / (tree.high - low) if tree.high > low else 0.0
+    bonus = c * sqrt(node.visits + node.virtual) / node.priors if node.priors else 0.0
+    best: Node | None = None
+    best_bound = -inf
+    for child in node.children:
+        visits = child.visits
+        if child.solved:
+            if not solved or not visits:
+                continue
+        elif child.blocked:
+            continue
+        taken = visits + child.virtual
+        bound = bonus * child.likelihood / (1 + taken)
+        if taken:
+            bound += (child.total - low * visits) * scale / taken
+        if bound > best_bound:
+            best, best_bound = child, bound
+    return best
+
+
+def uct(tree: Tree, node: Node, c: float, solved: bool) -> Node | None:
+    """`Q + c * sqrt(ln(N_parent) / N)` (Kocsis and Szepesvári, 2006); unvisited children first."""
+    low = tree.low
+    scale = 1.0 / (tree.high - low) if tree.high > low else 0.0
+    explore = log(max(1, node.visits + node.virtual))
+    best: Node | None = None
+    best_bound = -inf
+    for child in node.children:
+        visits = child.visits
+        if child.solved:
+            if not solved or not visits:
+                continue
+        elif child.blocked:
+            continue
+        taken = visits + child.virtual
+        if not taken:
+            return child
+        bound = (child.total - low * visits) * scale / taken + c * sqrt(explore / taken)
+        if bound > best_bound:
+            best, best_bound = child, bound
+    return best
+
+
+RULES: dict[str, Rule] = {"puct": puct, "uct": uct}
+
+
+class Selection:
+    """Walks from the root to a node that has room for another option."""
+
+    __slots__ = ("_c", "_rule", "_width")
+
+    def __init__(self, parameters: Select, width: AdaptiveWidth) -> None:
+        self._rule = RULES[parameters.rule]
+        self._c = parameters.c
+        self._width = width
+
+    def select(self, tree: Tree) -> list[Node] | None:
+        """The path from the root to the node to be expanded; None when everything that could be
+        expanded waits for simulations in flight, or nothing is left.
+
+        Solved nodes (terminals, and subtrees in which all is known) are absorbing: they are never
+        walked into. But where the rule prefers one, its mean is backed up once more on the way,
+        so that visits and means go on following the rule at no cost.
+        """
+        rule, c, width = self._rule, self._c, self._width
+        node = tree.root
+        path = [node]
+        absorbed: list[Node] | None = None
+        while not width.has_room(node):
+            if absorbed is None and node.open < len(node.children):
+                preferred = rule(tree, node, c, True)
+                if preferred is not None and preferred.solved:
+                    absorbed = [*path, preferred]
+            chosen = rule(tree, node, c, False)
+            if chosen is None:
+                return None
+            node = chosen
+            path.append(node)
+        if node.solved:
+            return None
+        if absorbed is not None:
+            backup(tree, absorbed, absorbed[-1].mean)
+        return path

@@ -1,0 +1,351 @@
+"""A toy world that carries out a search's work in plain Python: Countdown over a few numbers.
+
+Tokens are characters. The policy writes one line for each operation and ends when one number is
+left; critics know the truth, with noise if asked for. Everything follows from the work itself, so
+that the order in which work is done changes nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import log
+
+from mcts_core.search.methods import create
+from mcts_core.search.parameters import SearchParameters
+from mcts_core.search.search import Search, SearchFailed, SearchResult
+from mcts_core.search.work import (
+    Account,
+    Boundary,
+    Extend,
+    Extended,
+    Failed,
+    FailureReason,
+    Finish,
+    Open,
+    Opened,
+    Outcome,
+    Release,
+    RolledOut,
+    Rollout,
+    Sampling,
+    Score,
+    Scored,
+    TokenLogprob,
+    Work,
+)
+
+EOS = 3
+
+
+@dataclass(slots=True, eq=False)
+class WorldState:
+    tokens: tuple[int, ...]
+    released: bool = False
+
+
+@lru_cache(maxsize=100_000)
+def operations(numbers: tuple[int, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Every line that can be written, and the numbers that are left after it."""
+    found: dict[str, tuple[int, ...]] = {}
+    for i, low in enumerate(numbers):
+        for j in range(i + 1, len(numbers)):
+            high = numbers[j]
+            rest = numbers[:i] + numbers[i + 1 : j] + numbers[j + 1 :]
+            made = [(f"{low}+{high}", low + high), (f"{low}*{high}", low * high)]
+            made.append((f"{high}-{low}", high - low))
+            if low and high % low == 0:
+                made.append((f"{high}/{low}", high // low))
+            for text, result in made:
+                found[f"{text}={result}\n"] = tuple(sorted((*rest, result)))
+    return tuple(found.items())
+
+
+@lru_cache(maxsize=100_000)
+def reachable(numbers: tuple[int, ...], target: int) -> bool:
+    if len(numbers) == 1:
+        return numbers[0] == target
+    return any(reachable(rest, target) for _, rest in operations(numbers))
+
+
+def noise(*key: object) -> float:
+    """Uniform in [0, 1), a function of the key alone."""
+    return random.Random(repr(key)).random()
+
+
+@dataclass
+class World:
+    """Carries out work. `fails` may say why a piece of work fails instead."""
+
+    numbers: tuple[int, ...] = (2, 3, 4, 6)
+    target: int = 24
+    critic_noise: float = 0.0
+    context: int = 10_000
+    fails: Callable[[Work], FailureReason | None] = lambda work: None
+    spent: int = 0
+    done: list[Work] = field(default_factory=list)
+    opened: list[WorldState] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return tuple(map(ord, f"{self.numbers}>{self.target}\n"))
+
+    def do(self, work: Work) -> Outcome:
+        self.done.append(work)
+        reason = self.fails(work)
+        if reason is not None:
+            return Failed(reason, f"the test says {reason}")
+        match work:
+            case Open():
+                state = self._state(work.tokens)
+                return Opened(state, self._scores(state, work.critics), self._pay(len(work.tokens)))
+            case Extend():
+                return self._extend(work)
+            case Rollout():
+                base = self._tokens(work.state)
+                tokens, finish, _ = self._write(
+                    base, work.sampling, work.key, Boundary(), work.max_tokens, ()
+                )
+                end = WorldState((*base, *tokens))
+                scores = self._scores(end, work.critics)
+                return RolledOut(tokens, text(tokens), finish, scores, self._pay(len(tokens)))
+            case Score():
+                self._tokens(work.state)
+                assert isinstance(work.state, WorldState)
+                return Scored(self._scores(work.state, work.critics), self._pay(1))
+            case Release():
+                raise AssertionError("a release is not answered")
+
+    def release(self, work: Release) -> None:
+        assert isinstance(work.state, WorldState)
+        assert not work.state.released, "released twice"
+        work.state.released = True
+
+    @property
+    def held(self) -> int:
+        """States whose KV is held."""
+        return sum(not state.released for state in self.opened)
+
+    def _extend(self, work: Extend) -> Outcome:
+        base = self._tokens(work.state)
+        if len(base) >= self.context:
+            return Failed("context_length", "the context is full")
+        limit = min(work.max_tokens, self.context - len(base))
+        avoided = tuple(sibling.tokens for sibling in work.siblings)
+        tokens, finish, logprob = self._write(
+            base, work.sampling, work.key, work.boundary, limit, avoided
+        )
+        state = self._state((*base, *tokens))
+        each = logprob / len(tokens)
+        return Extended(
+            state,
+            tokens,
+            tuple(TokenLogprob(token, each) for token in tokens),
+            (each,) * len(tokens),
+            text(tokens),
+            finish,
+            self._scores(state, work.critics),
+            self._pay(len(tokens)),
+        )
+
+    def _write(
+        self,
+        base: tuple[int, ...],
+        sampling: Sampling,
+        key: tuple[int, int],
+        boundary: Boundary,
+        limit: int,
+        avoided: Sequence[tuple[int, ...]],
+    ) -> tuple[tuple[int, ...], Finish, float]:
+        tokens: tuple[int, ...] = ()
+        total = 0.0
+        line = 0
+        while True:
+            lines = self._lines((*base, *tokens))
+            options = [self._cut((*tokens, *rest), boundary, limit) for rest, _ in lines]
+            weights = [weight for _, weight in lines]
+            new = [w if o[0] not in avoided else 0.0 for o, w in zip(options, weights, strict=True)]
+            if sum(new) == 0.0:
+                new = weights
+            if sampling.temperature == 0:
+                index = new.index(max(new))
+            else:
+                heated = [weight ** (1 / sampling.temperature) for weight in new]
+                at = noise(sampling.seed, key, line) * sum(heated)
+                index = 0
+                while at >= heated[index] and index < len(heated) - 1:
+                    at -= heated[index]
+                    index += 1
+            total += log(weights[index] / sum(weights))
+            option, finish = options[index]
+            if finish is not None:
+                return option, finish, total
+            tokens = option
+            line += 1
+
+    def _cut(
+        self, tokens: tuple[int, ...], boundary: Boundary, limit: int
+    ) -> tuple[tuple[int, ...], Finish | None]:
+        """The option that `tokens` begin with, and why it ends; None while it goes on."""
+        for count in range(1, len(tokens) + 1):
+            if tokens[count - 1] == EOS:
+                return tokens[:count], "eos"
+            written = text(tokens[:count])
+            if count >= boundary.min_tokens and (
+                boundary.every_token
+                or any(string in written for string in boundary.strings)
+                or (boundary.regex is not None and re.search(boundary.regex, written))
+            ):
+                return tokens[:count], "step"
+            if count >= limit:
+                return tokens[:count], "length"
+        return tokens, None
+
+    def _lines(self, tokens: tuple[int, ...]) -> list[tuple[tuple[int, ...], float]]:
+        """What the policy may write up to the end of the line, and its weights."""
+        numbers, begun = self._left(tokens)
+        if len(numbers) == 1:
+            return [(tuple(map(ord, f"answer {numbers[0]}"[len(begun) :])) + (EOS,), 1.0)]
+        return [
+            (tuple(map(ord, line[len(begun) :])), 0.05 + noise(numbers, line))
+            for line, _ in operations(numbers)
+            if line.startswith(begun)
+        ]
+
+    def _left(self, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+        """The numbers left after the whole lines, and what is begun of the next."""
+        numbers = tuple(sorted(self.numbers))
+        *lines, begun = text(tokens[len(self.prompt) :]).split("\n")
+        for line in lines:
+            numbers = dict(operations(numbers))[line + "\n"]
+        return numbers, begun
+
+    def _scores(self, state: WorldState, critics: Sequence[str]) -> dict[str, float]:
+        return {critic: self._score(state, critic) for critic in critics}
+
+    def _score(self, state: WorldState, critic: str) -> float:
+        tokens = state.tokens
+        numbers, begun = self._left(tokens)
+        if critic == "orm":
+            truth = float(tokens[-1] == EOS and numbers == (self.target,))
+        else:
+            truth = float(reachable(numbers, self.target))
+        if critic == "noise":
+            truth = 0.5
+        spread = self.critic_noise or (1.0 if critic == "noise" else 0.0)
+        return truth * (1 - spread) + spread * noise(critic, tokens)
+
+    def _state(self, tokens: tuple[int, ...]) -> WorldState:
+        state = WorldState(tokens)
+        self.opened.append(state)
+        return state
+
+    def _tokens(self, state: object) -> tuple[int, ...]:
+        assert isinstance(state, WorldState)
+        assert not state.released, "used after its release"
+        return state.tokens
+
+    def _pay(self, tokens: int) -> int:
+        self.spent += tokens
+        return tokens
+
+
+def text(tokens: Sequence[int]) -> str:
+    return "".join(chr(token) for token in tokens if token != EOS)
+
+
+class Clock:
+    """Advances by `tick` seconds with every outcome that is delivered."""
+
+    def __init__(self, tick: float = 0.0) -> None:
+        self.tick = tick
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def build(
+    world: World,
+    parameters: SearchParameters,
+    *,
+    clock: Clock | None = None,
+    max_tokens: int = 200,
+    stop: tuple[str, ...] = (),
+    n: int = 1,
+    seed: int = 0,
+    stream: bool = False,
+    temperature: float = 1.0,
+    rollouts_available: bool = True,
+) -> Search:
+    clock = clock or Clock()
+    return create(
+        prompt=world.prompt,
+        parameters=parameters,
+        sampling=Sampling(temperature=temperature, seed=seed),
+        max_tokens=max_tokens,
+        stop=stop,
+        n=n,
+        stream=stream,
+        account=Account(),
+        clock=clock,
+        started=clock(),
+        outcome_critics=frozenset(("orm",)),
+        rollouts_available=rollouts_available,
+    )
+
+
+def drive(
+    search: Search,
+    world: World,
+    *,
+    shuffle: int | None = None,
+    expire_after: int | None = None,
+    clock: Clock | None = None,
+    deadline: float | None = None,
+) -> SearchResult | SearchFailed:
+    """Runs a search to its end. Outcomes are delivered one by one: in the order of the work, or
+    in an order drawn from the seed `shuffle`."""
+    chance = random.Random(shuffle)
+    pending: list[Work] = []
+
+    def take(works: Sequence[Work]) -> None:
+        if search.result is not None:
+            return
+        for work in works:
+            if isinstance(work, Release):
+                world.release(work)
+            else:
+                pending.append(work)
+
+    take(search.start())
+    delivered = 0
+    while search.result is None:
+        if expire_after is not None and delivered >= expire_after:
+            search.expire()
+            break
+        if clock is not None and deadline is not None and clock() >= deadline:
+            search.expire()
+            break
+        assert pending, "the search waits for nothing and has no result"
+        index = 0 if shuffle is None else chance.randrange(len(pending))
+        work = pending.pop(index)
+        outcome = world.do(work)
+        delivered += 1
+        if clock is not None:
+            clock.seconds += clock.tick
+        take(search.deliver(work, outcome))
+    assert search.result is not None
+    return search.result
+
+
+def solve(world: World, parameters: SearchParameters, **options: object) -> SearchResult:
+    """Runs a search that must not fail."""
+    shuffle = options.pop("shuffle", None)
+    search = build(world, parameters, **options)  # type: ignore[arg-type]
+    result = drive(search, world, shuffle=shuffle)  # type: ignore[arg-type]
+    assert isinstance(result, SearchResult), result
+    return result
