@@ -62,8 +62,11 @@ def serve(
         settings = Settings.gather(given(flags), config)
         load = loader_of(settings)
         listening = bind(settings.host, settings.port)
-    except (SettingsError, OSError) as error:
-        _refuse(_reason(error, flags))
+    except SettingsError as error:
+        _refuse(str(error))
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        _refuse(f"cannot listen on {where}: {error.strerror or error} (--host, --port)")
     logs.configure(settings.log_level, settings.log_format)
     log = structlog.get_logger("mcts-serve")
     host, port = listening.getsockname()[:2]
@@ -83,12 +86,15 @@ def serve(
 
     watcher = Watcher(progress=line.update, ready=ready, failed=failed)
     server = build(settings, load, watcher)
-    listener = Listener(server.app, settings.grace_seconds, server.model.drain)
+
+    def stop() -> None:
+        server.model.drain()
+        log.info("stopping", running=server.admission.running, waiting=server.admission.waiting)
+
+    listener = Listener(server.app, settings.grace_seconds, stop)
     log.info("listening", url=url, model=settings.model, version=__version__)
     try:
         listener.run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass
     finally:
         line.close()
     if failures:
@@ -107,12 +113,6 @@ def _greeting(url: str, model: str) -> str:
         f"  curl {url}/v1/completions -H 'Content-Type: application/json' \\\n"
         f"    -d '{body}'\n"
     )
-
-
-def _reason(error: Exception, flags: dict[str, Any]) -> str:
-    if isinstance(error, OSError):
-        return f"cannot listen: {error.strerror or error}"
-    return str(error)
 
 
 def _one_line(error: Exception) -> str:

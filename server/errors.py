@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -93,39 +94,37 @@ def of_search(failure: SearchFailed, request_id: str, prompt_field: str) -> ApiE
 
 def of_validation(error: ValidationError, body: bytes | str) -> ApiError:
     """A body that is not JSON, or does not fit the schema: the first fault, with its field."""
-    first = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)
+    first = faults[0]
     if first["type"] == "json_invalid":
         return invalid(None, f"The body is not JSON: {first['ctx']['error']}.", "invalid_json")
     if not first["loc"]:
-        return invalid(None, f"The body does not fit: {first['msg']}.")
-    param = _path(first["loc"], first["type"], json.loads(body, parse_int=float))
-    if first["type"] == "extra_forbidden":
+        return invalid(None, "The body must be a JSON object.", "invalid_value")
+    value = json.loads(body, parse_int=float)
+    # A union names a fault for each member; the one that is deepest knows best.
+    paths = [(_path(fault, value), fault) for fault in faults if fault["loc"][0] == first["loc"][0]]
+    path, fault = max(paths, key=lambda pair: len(pair[0]))
+    param = ".".join(path)
+    if fault["type"] == "extra_forbidden":
         return invalid(param, f"Unknown field '{param}'.", "unknown_field")
-    if first["type"] == "missing":
+    if fault["type"] == "missing":
         return invalid(param, f"The field '{param}' is required.", "missing_field")
-    message = first["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ")
     return invalid(param, f"Bad value for '{param}': {message}.", "invalid_value")
 
 
-def _path(loc: Sequence[int | str], kind: str, body: Any) -> str:
+def _path(fault: ErrorDetails, value: Any) -> list[str]:
     """The field's path in the client's own body: pydantic's location without the names of types
     that it puts in for the members of a union."""
     path: list[str] = []
-    value = body
-    for at, part in enumerate(loc):
-        keys = (
-            value
-            if isinstance(value, dict)
-            else range(len(value))
-            if isinstance(value, list)
-            else ()
-        )
-        if part in keys:
+    for part in fault["loc"]:
+        known = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if known or (isinstance(value, dict) and part in value):
             value = value[part]
-        elif not (kind == "missing" and at == len(loc) - 1):
+        elif fault["type"] != "missing" or part is not fault["loc"][-1]:
             continue
         path.append(str(part))
-    return ".".join(path)
+    return path
 
 
 async def answer_api_error(_: Request, error: Exception) -> Response:

@@ -36,6 +36,7 @@ class Exchange:
     method: str = ""
     """The search method; empty while none is known."""
     status: int = 0
+    """As it is counted: an error after the headers of a stream has one of its own."""
     gone: bool = False
     """The client left before the end."""
 

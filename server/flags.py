@@ -29,8 +29,8 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     run.__name__ = command.__name__
     run.__doc__ = command.__doc__
-    run.__annotations__ = {each.name: each.annotation for each in (*own, *flags)}
-    run.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in (*flags, *own)}
+    run.__signature__ = inspect.Signature([*flags, *own])  # type: ignore[attr-defined]
     return run
 
 
@@ -47,7 +47,7 @@ def _flag(name: str) -> inspect.Parameter:
     option = f"--{name.replace('_', '-')}"
     if kind is bool:
         option = f"{option}/--no-{name.replace('_', '-')}"
-    default = "" if field.default is None else f" [default: {field.default}]"
+    default = "" if field.default is None else f" (default: {_said(field.default)})"
     info = typer.Option(
         option,
         help=f"{field.description}{default}",
@@ -71,6 +71,12 @@ def _metavar(kind: Any) -> str:
     if get_origin(first) is Annotated:
         first = get_args(first)[0]
     return {int: "INTEGER", float: "NUMBER"}.get(first, "TEXT")
+
+
+def _said(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 EPILOG = (

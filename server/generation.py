@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+import structlog
+
 from mcts_core.query import Query, Reply, Served, TokenEvent
 from mcts_core.search.search import SearchFailed, Trajectory
 from server.admission import Ticket
@@ -33,6 +35,8 @@ class Piece:
     prompt: int
     event: TokenEvent
 
+
+_log = structlog.get_logger(__name__)
 
 Emit = Callable[[Piece | Answer], None]
 
@@ -95,6 +99,11 @@ class Generation:
         suffix = f"-{prompt}" if len(self._plan.queries) > 1 else ""
         search_id = f"search-{self._plan.id.partition('-')[2]}{suffix}"
         return Answer(prompt, reply.result.trajectories, report(reply, search_id, waited))
+
+
+def note_failure(failure: SearchFailed, request_id: str) -> None:
+    """Logs a search that has nothing to return, under the id that the client was given."""
+    _log.warning("search failed", request=request_id, reason=failure.reason, message=str(failure))
 
 
 def usage(plan: Plan, answers: Sequence[Answer]) -> Usage:

@@ -180,6 +180,8 @@ class Planner:
         echoes: tuple[str, ...] = (),
     ) -> Plan:
         options = request.stream_options
+        if options is not None and not request.stream:
+            raise invalid("stream_options", "'stream_options' needs 'stream': true.")
         return Plan(
             id=plan_id,
             created=int(time.time()),

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import structlog
 from fastapi import APIRouter
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -22,7 +21,7 @@ from server.completion_form import CompletionForm
 from server.errors import ApiError, invalid, of_query, of_search, of_validation, unavailable
 from server.exchange import Exchange, read_body, while_connected
 from server.form import Form
-from server.generation import Answer, Generation, Piece
+from server.generation import Answer, Generation, Piece, note_failure
 from server.metrics import Metrics
 from server.model import ServedModel
 from server.plan import Plan, Planner
@@ -33,7 +32,6 @@ from server.settings import Settings
 from server.streaming import EventStream
 
 R = TypeVar("R", bound=GenerationRequest)
-_log = structlog.get_logger(__name__)
 _LARGE_BODY = 32 * 1024
 """Bytes from which a body is parsed and tokenized in a thread, and not between other answers."""
 
@@ -105,7 +103,7 @@ class Api:
             with self.admission.admit(len(plan.queries)) as tickets:
                 await generation.run(tickets, keep)
         except SearchFailed as failure:
-            _log.warning("search failed", request=exchange.id, reason=failure.reason)
+            note_failure(failure, exchange.id)
             raise of_search(failure, exchange.id, plan.prompt_field) from failure
         except QueryError as error:
             raise of_query(error, plan.prompt_field) from None

@@ -16,7 +16,6 @@ from pydantic import (
     StrictInt,
     WrapValidator,
     field_validator,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -35,6 +34,14 @@ def _said(message: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
+def _strings(value: Any) -> Any:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
 TokenId = Annotated[StrictInt, Field(ge=0)]
 Prompt = Annotated[
     str | list[str] | list[TokenId] | list[list[TokenId]],
@@ -44,7 +51,7 @@ StopString = Annotated[str, Field(min_length=1)]
 Stop = Annotated[
     tuple[StopString, ...],
     Field(max_length=4),
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value or []),
+    BeforeValidator(_strings),
     _said("give a string or a list of up to 4 strings, none of them empty"),
 ]
 
@@ -112,14 +119,6 @@ class GenerationRequest(BaseModel):
             if not key.isdecimal():
                 raise ValueError(f"'{key}' is not a token id")
         return value
-
-    @model_validator(mode="after")
-    def _options_need_a_stream(self) -> GenerationRequest:
-        if self.stream_options is not None and not self.stream:
-            raise PydanticCustomError(
-                "unfit", "'stream_options' can only be given with 'stream': true"
-            )
-        return self
 
 
 class CompletionRequest(GenerationRequest):

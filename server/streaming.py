@@ -19,7 +19,7 @@ from server.admission import Admission, Ticket
 from server.errors import ApiError, ClientGone, internal, of_query, of_search
 from server.exchange import Exchange, while_connected
 from server.form import Form
-from server.generation import Answer, Generation, Piece
+from server.generation import Answer, Generation, Piece, note_failure
 from server.metrics import Metrics
 from server.plan import Plan
 from server.responses import json_of
@@ -152,7 +152,9 @@ class EventStream(Response):
         except Exception as error:
             if isinstance(error, ClientGone):
                 raise
-            await write(f"data: {json.dumps(self._api_error(error).body)}\n\n")
+            answer = self._api_error(error)
+            self._exchange.status = answer.status
+            await write(f"data: {json.dumps(answer.body)}\n\n")
         await write("data: [DONE]\n\n", more=False)
 
     async def _events(
@@ -181,6 +183,7 @@ class EventStream(Response):
     def _api_error(self, error: Exception) -> ApiError:
         """The status is out already; the form is the same."""
         if isinstance(error, SearchFailed):
+            note_failure(error, self._exchange.id)
             return of_search(error, self._exchange.id, self._plan.prompt_field)
         if isinstance(error, QueryError):
             return of_query(error, self._plan.prompt_field)
