@@ -69,7 +69,7 @@ class ServedModel:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        return methods.NAMES
+        return tuple(methods.METHODS)
 
     @property
     def context_length(self) -> int:
