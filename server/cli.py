@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -67,6 +68,8 @@ def serve(
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         _refuse(f"cannot listen on {where}: {error.strerror or error} (--host, --port)")
+    # Libraries that load models would draw bars of their own across the log.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logs.configure(settings.log_level, settings.log_format)
     log = structlog.get_logger("mcts-serve")
     host, port = listening.getsockname()[:2]

@@ -1,0 +1,71 @@
+# Needs Python 3.11 or newer, make and git; everything else is installed into .venv.
+
+VENV  ?= .venv
+MODEL ?= demo
+HOST  ?= 127.0.0.1
+PORT  ?= 8000
+ARGS  ?=
+# Where PyTorch publishes its small CPU builds. Empty: install from the usual index alone.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := $(VENV)/bin
+IS_PYTHON := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3 python; do \
+	"$$each" -c '$(IS_PYTHON)' >/dev/null 2>&1 && echo "$$each" && break; done)
+
+.PHONY: help serve test lint format clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+serve: $(VENV)/.installed ## Serve a model: make serve [MODEL=demo] [PORT=8000] [ARGS="--threads 2"]
+	@exec $(BIN)/mcts-serve serve --model "$(MODEL)" --host "$(HOST)" --port "$(PORT)" $(ARGS)
+
+test: $(VENV)/.installed-dev ## Run the tests: make test [ARGS="tests/server -k stream"]
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## Check style, types and the contracts between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove the virtual environment and the caches
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found. Install it," \
+		"or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c '$(IS_PYTHON)' || { echo "$(PYTHON) is older than Python 3.11."; exit 1; }
+	@echo "Creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+
+# PyTorch first: for Linux the usual index has a build that brings gigabytes of CUDA along. Without
+# an NVIDIA GPU the CPU build is taken, unless pip was told where to look, or it cannot be reached.
+$(VENV)/.torch: pyproject.toml | $(BIN)/python
+	@torch=$$(sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml); \
+	if [ "$$(uname -s)" = Linux ] && [ -n "$(TORCH_INDEX)" ] \
+		&& [ -z "$$PIP_INDEX_URL$$PIP_FIND_LINKS$$PIP_NO_INDEX" ] \
+		&& ! nvidia-smi -L >/dev/null 2>&1; then \
+		if timeout 5 $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(TORCH_INDEX)/torch/", timeout=3)' 2>/dev/null; then \
+			echo "Installing the CPU build of $$torch"; \
+			$(BIN)/python -m pip install --quiet --index-url "$(TORCH_INDEX)" "$$torch"; \
+		else \
+			echo "$(TORCH_INDEX) cannot be reached: taking $$torch from the usual index"; \
+		fi; \
+	fi
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch
+	@echo "Installing mcts-serve and what it needs"
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch
+	@echo "Installing mcts-serve and what its tests need"
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
