@@ -90,8 +90,11 @@ class Planner:
         limit = _Limit("max_completion_tokens", request.max_completion_tokens)
         if limit.value is None:
             limit = _Limit("max_tokens", request.max_tokens)
+        messages = [message.plain for message in request.messages]
+        if not any(message["content"] for message in messages):
+            raise invalid("messages", "All messages are empty.")
         try:
-            ids = tuple(self._served.tokenizer.chat([each.plain for each in request.messages]))
+            ids = tuple(self._served.tokenizer.chat(messages))
         except QueryError as error:
             raise of_query(error, "messages") from None
         query = self._query(request, params, ids, limit, logprobs, "messages")
@@ -135,7 +138,8 @@ class Planner:
             max_tokens=self._max_tokens(limit, len(prompt), prompt_field),
             stop=request.stop,
             n=request.n,
-            stream=request.stream,
+            # A search's tokens are not the answer's before the search is over.
+            stream=request.stream and params.method in ("sample", "greedy"),
         )
         try:
             self._served.validate(query)
