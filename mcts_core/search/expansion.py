@@ -132,7 +132,7 @@ class Expansion:
         """A new child and its option, or the child that the option merged into.
 
         An option too much like a sibling is drawn again; when all draws are, the most distant one
-        is kept (AlphaLLM, section 4.3.2), unless that says the very same.
+        is kept (AlphaLLM, state merge), unless that says the very same.
         """
         best: Extended | None = None
         best_distance = -1.0

@@ -99,8 +99,9 @@ class Ladder:
             and node.length < self._max_tokens
             and (rung == "sample" or not (node.end or node.closed))
         ]
-        leaves = [node for node in usable if not node.children] or usable
-        return sorted(leaves, key=self._evaluation.rank, reverse=True)
+        leaves = [node for node in usable if not node.children]
+        starts = leaves or [node for node in usable if not node.solved]
+        return sorted(starts, key=self._evaluation.rank, reverse=True)
 
     def _free(self, tree: Tree, keep: Sequence[Node]) -> None:
         """Gives back the KV of all nodes but `keep`, and but ends that are still to be scored."""

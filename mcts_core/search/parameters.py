@@ -75,7 +75,7 @@ class Width(Strict):
     """Importance-based adaptive branching, and the widths of the flat methods.
 
     A node may have `max(min, min(floor(alpha * importance) + 1, max))` children
-    (AlphaLLM, arXiv 2404.12253, section 4.3.1).
+    (AlphaLLM, arXiv 2404.12253, importance-based adaptive branching).
     """
 
     root: Bounds = (4, 16)

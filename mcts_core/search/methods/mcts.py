@@ -1,4 +1,4 @@
-"""Monte-Carlo tree search over options (eta-MCTS; AlphaLLM, arXiv 2404.12253, section 4)."""
+"""Monte-Carlo tree search over options (eta-MCTS; AlphaLLM, arXiv 2404.12253)."""
 
 from __future__ import annotations
 
