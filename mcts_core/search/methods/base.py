@@ -121,7 +121,7 @@ class TreeSearch(ABC):
             if steps is not None or in_flight:
                 return steps
             stop = "exhausted"
-        if stop in _AT_ONCE:
+        if stop in _AT_ONCE or (stop == "deadline" and tree.finished):
             self._stop = stop
             self._settle()
             return None

@@ -59,7 +59,7 @@ class Sample(TreeSearch):
         work = Extend(
             state,
             self.sampling,
-            (tree.root.id, index),
+            (index, 0),  # draws from one node would be spread, and so not independent
             Boundary(),
             self._task.max_tokens,
             self._task.stop,

@@ -17,7 +17,7 @@ def test_samples_are_drawn_together_under_the_requests_own_sampling() -> None:
     search = build(world, SearchParameters(method="sample", temperature=0.1), n=3, temperature=1.3)
     (opening,) = search.start()
     works = search.deliver(opening, world.do(opening))
-    assert [work.key for work in works] == [(0, 0), (0, 1), (0, 2)]  # type: ignore[union-attr]
+    assert [work.key for work in works] == [(0, 0), (1, 0), (2, 0)]  # type: ignore[union-attr]
     for work in works:
         assert isinstance(work, Extend)
         assert work.sampling.temperature == 1.3
@@ -35,7 +35,7 @@ def test_samples_are_in_the_order_of_their_choices_whatever_their_scores() -> No
         by_key = {}
         for work in extends(world):
             tokens = World().do(Extend(work.state, work.sampling, work.key)).tokens  # type: ignore[union-attr]
-            by_key[work.key[1]] = tokens
+            by_key[work.key[0]] = tokens
         assert [t.tokens for t in result.trajectories] == [by_key[i] for i in range(4)]
         assert all(t.scores.keys() == {"noise"} for t in result.trajectories)
 
@@ -77,7 +77,7 @@ def fails_once(key: int, reason: FailureReason = "kv_exhausted") -> World:
     failed: list[Work] = []
 
     def fails(work: Work) -> FailureReason | None:
-        if isinstance(work, Extend) and work.key[1] == key and not failed:
+        if isinstance(work, Extend) and work.key[0] == key and not failed:
             failed.append(work)
             return reason
         return None
