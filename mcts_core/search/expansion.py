@@ -161,7 +161,7 @@ class Expansion:
                 break
             if not _among(option, node.avoid):
                 node.avoid = (*node.avoid, Sibling(option.tokens, option.draw_logprobs))
-            if self._meter.exhausted(0):
+            if self._meter.exhausted(tree, 1):
                 break
         assert best is not None
         distance, sibling = self._likeness.nearest(node, best.text)

@@ -60,8 +60,8 @@ class Ladder:
     def _beam(self, tree: Tree, starts: Sequence[Node]) -> Steps[None]:
         meter = self._meter
 
-        def halted() -> bool:
-            return bool(tree.terminals) and meter.exhausted(tree.nodes) is not None
+        def halted(draws: int) -> bool:
+            return tree.finished and meter.exhausted(tree, draws) is not None
 
         yield from beam(tree, starts, len(starts), self._expansion, self._evaluation, halted)
 
@@ -81,8 +81,8 @@ class Ladder:
     def _width(self, tree: Tree, reason: FallbackReason) -> int:
         parameters = self._parameters
         width = parameters.width.beam
-        if reason == "deadline":  # a step of the beam is then no larger than what was measured
-            width = min(width, max(1, isqrt(parameters.parallel)))
+        if reason == "deadline":
+            return 1  # the fewer rows in a batch, the faster its steps
         paths = self._meter.affordable_paths(tree)
         return width if paths >= width * width else max(1, isqrt(max(0, int(paths))))
 

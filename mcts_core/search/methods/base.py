@@ -74,7 +74,7 @@ class TreeSearch(ABC):
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         """Why nothing more should be begun, if so."""
-        return self._meter.exhausted(tree.nodes + in_flight)
+        return self._meter.exhausted(tree, in_flight + 1)
 
     def choose(self, tree: Tree) -> list[Node]:
         """The ends of the trajectories to be returned, best first."""
