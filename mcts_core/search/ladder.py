@@ -46,24 +46,27 @@ class Ladder:
         found = len(tree.terminals)
         self._evaluation.rollouts = False
         for rung in rungs:
-            starts = self._starts(tree, rung)[: self._width(tree, reason)]
+            width = self._width(tree, reason)
+            starts = self._starts(tree, rung)[:width]
             if not starts:
                 continue
             self.fallback = Fallback(rung, reason, self._meter.simulations)
             if reason == "kv_exhausted":
                 self._free(tree, starts)
-            steps = self._beam if rung == "beam" else self._sample
-            yield from attempt(steps(tree, starts))
+            if rung == "beam":
+                yield from attempt(self._beam(tree, starts, width))
+            else:
+                yield from attempt(self._sample(tree, starts))
             if len(tree.terminals) > found:
                 return
 
-    def _beam(self, tree: Tree, starts: Sequence[Node]) -> Steps[None]:
+    def _beam(self, tree: Tree, starts: Sequence[Node], width: int) -> Steps[None]:
         meter = self._meter
 
         def halted(draws: int) -> bool:
             return tree.finished and meter.exhausted(tree, draws) is not None
 
-        yield from beam(tree, starts, len(starts), self._expansion, self._evaluation, halted)
+        yield from beam(tree, starts, width, self._expansion, self._evaluation, halted)
 
     def _sample(self, tree: Tree, starts: Sequence[Node]) -> Steps[None]:
         """Completes every start at once; if there is no room for all, the best one alone."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mcts_core.search.methods.mcts import MCTS
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen
-from mcts_core.search.tree import Node, Tree
+from mcts_core.search.tree import Tree
 from mcts_core.search.work import Extended, TokenLogprob
 from tests.mcts_core.search.test_repeatability import PARAMETERS
 from tests.mcts_core.search.world import World, WorldState, grow
@@ -118,7 +118,3 @@ def test_an_exhausted_tree_ends_the_search_before_its_budget() -> None:
     assert result is not None
     assert result.stop_reason == "exhausted"  # type: ignore[union-attr]
     assert {node.text for node in tree.root.children} == {"2+3=5\n", "2*3=6\n", "3-2=1\n"}
-
-
-def leaves(tree: Tree) -> list[Node]:
-    return [node for node in tree.walk() if not node.children]
