@@ -80,7 +80,8 @@ def serve(
     def ready(_: object) -> None:
         line.close()
         log.info("ready", url=url, model=settings.name)
-        typer.echo(_greeting(url, settings.name), err=True)
+        if settings.log_format == "console":
+            typer.echo(_greeting(url, settings.name), err=True)
 
     def failed(error: Exception) -> None:
         line.close()

@@ -55,7 +55,7 @@ class Process:
     def _find_url(self) -> str:
         deadline = time.monotonic() + STARTING_SECONDS
         while True:
-            found = re.search(r"url=(http://\S+)", self.log)
+            found = re.search(r"(http://[\d.:]+)[^\d.:]", self.log)
             if found:
                 return found[1]
             assert self.process.poll() is None, self.log

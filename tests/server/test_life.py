@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import NoReturn
@@ -71,7 +72,7 @@ async def test_two_servers_in_one_process_share_nothing() -> None:
 
 async def test_a_failed_load_is_told_once_and_ends_the_health() -> None:
     failures: list[Exception] = []
-    told = threading.Event()
+    told = asyncio.Event()
 
     def failed(error: Exception) -> None:
         failures.append(error)
@@ -83,8 +84,7 @@ async def test_a_failed_load_is_told_once_and_ends_the_health() -> None:
         server.app.router.lifespan_context(server.app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as http,
     ):
-        while not told.is_set():
-            await http.get("/health")
+        await asyncio.wait_for(told.wait(), 10)
         assert (await http.get("/health")).status_code == 503
         assert (await http.get("/ready")).status_code == 503
     assert [str(error) for error in failures] == ["there is nothing to load"]
