@@ -75,8 +75,8 @@ class Settings:
     rollout_size: Size = ROLLOUT
     orm_layers: int = 3
     head: HeadPlan = field(default_factory=HeadPlan)
-    value_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.5))
-    prm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.5))
+    value_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.0))
+    prm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.0))
     orm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=5.0))
     policy_traces: int = 16_000
     rollout_traces: int = 6_000
