@@ -20,7 +20,7 @@ from mcts_core.engine.decode import Decode
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident, Rows
 from mcts_core.engine.run import Run
-from mcts_core.engine.sampler import sample
+from mcts_core.engine.sampler import Draw, Drawn, sample
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.session import Job, Session
 from mcts_core.kv.blocks import KVExhausted
@@ -185,21 +185,39 @@ class Engine:
             ]
             if not waiting:
                 continue
-            total += len(waiting)
-            logits = torch.stack(
-                [decode.logits for _, decode in waiting if decode.logits is not None]
-            )
-            draws = [decode.draw(run.tokens, run.prompt_length) for run, decode in waiting]
-            for (run, decode), drawn in zip(waiting, sample(logits, draws), strict=True):
-                if drawn is None:
-                    message = "the model's logits are not finite"
-                    self._jobs.fail(run, Failed("numeric", message))
-                    continue
-                run.tokens.append(decode.take(drawn))
-                if decode.finish is not None and not run.compute_last:
-                    run.settle()
+            logits: list[torch.Tensor] = []
+            draws: list[Draw] = []
+            for run, decode in waiting:
+                assert decode.logits is not None
+                rows = decode.rows(run.tokens, run.prompt_length)
+                logits += [decode.logits] * len(rows)
+                draws += rows
+            total += len(draws)
+            drawn = sample(logits, draws)
+            at = 0
+            for run, decode in waiting:
+                end = at + len(decode.draws)
+                self._take(run, decode, drawn[at:end])
+                at = end
         self._jobs.sweep()
         return total
+
+    def _take(self, run: Run, decode: Decode, drawn: Sequence[Drawn | None]) -> None:
+        """Takes a run's draws on by a token each; those that differ go on in runs of their own."""
+        by_token: dict[int, tuple[Drawn, list[int]]] = {}
+        for draw, found in zip(decode.draws, drawn, strict=True):
+            if found is None:
+                self._jobs.fail(run, Failed("numeric", "the model's logits are not finite"))
+                return
+            by_token.setdefault(found.logprob.token, (found, []))[1].append(draw)
+        first, *others = by_token.values()
+        parting = [(run.split(tuple(draws)), found) for found, draws in others]
+        self._jobs.runs.extend(other for other, _ in parting)
+        for each, found in ((run, first[0]), *parting):
+            assert each.decode is not None
+            each.tokens.append(each.decode.take(found))
+            if each.decode.finish is not None and not each.compute_last:
+                each.settle()
 
     def _forward(self, name: str, resident: Resident, stalled: list[Run]) -> int:
         """One forward of one model; returns the number of tokens computed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal, Protocol
 
 from mcts_core.search.work import Boundary
@@ -48,6 +49,12 @@ class OptionText:
         self.count = 0
         self.text = ""
         """The option's text so far, whole characters only; ends before a stop string once met."""
+
+    def copy(self) -> OptionText:
+        """The text of another option that has gone the same way so far."""
+        other = copy(self)
+        other._window = list(self._window)
+        return other
 
     def feed(self, token: int) -> Literal["step", "stop"] | None:
         """One more token. Returns why the option ends here, if it does; a stop string goes before
