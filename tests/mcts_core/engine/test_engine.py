@@ -190,7 +190,7 @@ def test_options_drawn_together_are_those_drawn_one_by_one_for_the_tokens_they_d
     running: Running,
 ) -> None:
     """Draws share what they have in common; the result of each is its own."""
-    cold = Sampling(temperature=0.1, seed=11)
+    cold = Sampling(temperature=0.02, seed=11)
     alone: list[Option] = []
     together: list[Extended] = []
 
