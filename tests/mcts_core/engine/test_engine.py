@@ -190,7 +190,7 @@ def test_options_drawn_together_are_those_drawn_one_by_one_for_the_tokens_they_d
     running: Running,
 ) -> None:
     """Draws share what they have in common; the result of each is its own."""
-    cold = Sampling(temperature=0.02, seed=11)
+    cold = Sampling(top_k=2, seed=11)
     alone: list[Option] = []
     together: list[Extended] = []
 
@@ -198,10 +198,10 @@ def test_options_drawn_together_are_those_drawn_one_by_one_for_the_tokens_they_d
         (root,) = yield [Open(PROMPT)]
         assert isinstance(root, Opened)
         greedy = Extend(
-            root.state, replace(cold, temperature=0.0), (4, 20), STEP, 7, critics=("prm",)
+            root.state, replace(cold, temperature=0.0), (4, 20), STEP, 3, critics=("prm",)
         )
         singles = [
-            Extend(root.state, cold, (4, 21 + n), STEP, 7, critics=("prm",)) for n in range(11)
+            Extend(root.state, cold, (4, 21 + n), STEP, 3, critics=("prm",)) for n in range(11)
         ]
         for outcome in (yield [greedy, *singles]):
             assert isinstance(outcome, Extended)
@@ -213,7 +213,7 @@ def test_options_drawn_together_are_those_drawn_one_by_one_for_the_tokens_they_d
             draws=12,
             greedy_first=True,
             boundary=STEP,
-            max_tokens=7,
+            max_tokens=3,
             critics=("prm", "orm"),
         )
         (outcome,) = yield [work]
