@@ -49,7 +49,7 @@ $(BIN)/python:
 $(VENV)/.torch: pyproject.toml | $(BIN)/python
 	@torch=$$(sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml); \
 	if [ "$$(uname -s)" = Linux ] && [ -n "$(TORCH_INDEX)" ] \
-		&& [ -z "$$PIP_INDEX_URL$$PIP_FIND_LINKS$$PIP_NO_INDEX" ] \
+		&& ! $(BIN)/python -m pip config list 2>/dev/null | grep -E 'index|find-links' >/dev/null \
 		&& ! nvidia-smi -L >/dev/null 2>&1; then \
 		if timeout 5 $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(TORCH_INDEX)/torch/", timeout=3)' 2>/dev/null; then \
 			echo "Installing the CPU build of $$torch"; \

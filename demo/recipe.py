@@ -49,22 +49,21 @@ class Settings:
     policy: Plan = field(default_factory=lambda: Plan(steps=4500, minutes=46.0))
     refine: Plan = field(
         default_factory=lambda: Plan(
-            steps=900,
-            minutes=6.5,
+            steps=800,
+            minutes=8.5,
             solutions=40,
-            openings=48,
-            walks=24,
-            first_steps=112,
-            muon_rate=6e-3,
-            adam_rate=6e-4,
-            judge_weight=1.0,
+            openings=144,
+            walks=12,
+            first_steps=40,
+            muon_rate=1e-2,
+            adam_rate=1e-3,
         )
     )
-    own_first_steps: int = 30_000
+    own_first_steps: int = 12_000
     rollout: Plan = field(
         default_factory=lambda: Plan(
             steps=3000,
-            minutes=4.5,
+            minutes=3.0,
             solutions=64,
             openings=64,
             walks=0,
@@ -76,14 +75,14 @@ class Settings:
     rollout_size: Size = ROLLOUT
     orm_layers: int = 3
     head: HeadPlan = field(default_factory=HeadPlan)
-    value_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=3.5))
-    prm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=4.0))
-    orm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=6.0))
-    policy_traces: int = 36_000
-    rollout_traces: int = 12_000
+    value_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.5))
+    prm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.5))
+    orm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=5.0))
+    policy_traces: int = 16_000
+    rollout_traces: int = 6_000
     walks: int = 12_000
-    held_out_samples: int = 16
-    orm_samples: int = 48
+    held_out_samples: int = 10
+    orm_samples: int = 20
     temperature: float = 0.9
     measured_puzzles: int = 1000
 

@@ -17,10 +17,10 @@ def beam(
     width: int,
     expansion: Expansion,
     evaluation: Evaluation,
-    halted: Callable[[], bool],
+    halted: Callable[[int], bool],
 ) -> Steps[None]:
     """Grows `starts` until `width` of the kept candidates have finished, nothing is left to grow,
-    or `halted`, which is asked before every step.
+    or `halted`, which is asked before every step of so many draws.
 
     A step draws `width` candidates below every node of the frontier and keeps the best, ranked by
     mixed score, or by likelihood per token where not all have one. A finished candidate that is
@@ -29,7 +29,7 @@ def beam(
     """
     frontier = list(starts)
     places = width
-    while frontier and places > 0 and not halted():
+    while frontier and places > 0 and not halted(len(frontier) * width):
         draws = [node for node in frontier for _ in range(width)]
         grown = yield from gather([attempt(expansion.grow(tree, node, "beam")) for node in draws])
         candidates = [child for child in grown if isinstance(child, Node)]

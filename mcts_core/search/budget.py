@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import StopReason
 from mcts_core.search.tree import Tree
-from mcts_core.search.work import Extended, Failed, Outcome
+from mcts_core.search.work import Extended, Failed, Opened, Outcome
 
 _TIME_MARGIN = 1.5
 """Finishing is given this much more time than simulations have taken so far."""
@@ -26,7 +26,7 @@ class Meter:
         "_clock",
         "_deadline",
         "_extended",
-        "_extended_cost",
+        "_grown",
         "_max_depth",
         "_max_option",
         "_seconds",
@@ -50,7 +50,7 @@ class Meter:
         milliseconds = parameters.budget.deadline_ms
         self._deadline = None if milliseconds is None else started + milliseconds / 1000
         self._extended = 0
-        self._extended_cost = 0
+        self._grown = 0
         self._seconds = 0.0
         self._timed = 0
         self.spent = 0
@@ -66,9 +66,9 @@ class Meter:
         if isinstance(outcome, Failed):
             return
         self.spent += outcome.spent
-        if isinstance(outcome, Extended):
-            self._extended += 1
-            self._extended_cost += outcome.spent
+        if not isinstance(outcome, Opened):
+            self._grown += outcome.spent
+            self._extended += isinstance(outcome, Extended)
 
     def simulated(self) -> None:
         self.simulations += 1
@@ -90,19 +90,25 @@ class Meter:
         limit = self._budget.tokens
         return float("inf") if limit is None else limit - self.spent
 
-    def reached(self, nodes: int) -> StopReason | None:
-        """The limit that is reached, if one is; `nodes` include those about to be made."""
-        budget = self._budget
-        if budget.simulations is not None and self.launched >= budget.simulations:
+    def reached(self, tree: Tree, in_flight: int) -> StopReason | None:
+        """The limit that one more simulation would break, beside those in flight."""
+        limit = self._budget.simulations
+        if limit is not None and self.launched >= limit:
             return "simulations"
-        return self.exhausted(nodes)
+        return self.exhausted(tree, in_flight + 1)
 
-    def exhausted(self, nodes: int) -> StopReason | None:
-        """As `reached`, without the limit of simulations: for methods that make none."""
+    def exhausted(self, tree: Tree, options: int) -> StopReason | None:
+        """The limit that `options` would break, those in flight included.
+
+        Their cost is the mean so far; before there is one, one option is always allowed, and more
+        are taken to be as long as options may be.
+        """
         budget = self._budget
-        if budget.tokens is not None and self.spent >= budget.tokens:
-            return "tokens"
-        if budget.nodes is not None and nodes >= budget.nodes:
+        if budget.tokens is not None:
+            expected = options * self.option_cost if self._extended or options > 1 else 1.0
+            if self.spent + expected > budget.tokens:
+                return "tokens"
+        if budget.nodes is not None and tree.nodes + options > budget.nodes:
             return "nodes"
         if self._deadline is not None and self._clock() >= self._deadline:
             return "deadline"
@@ -111,17 +117,11 @@ class Meter:
     def short(self, tree: Tree, in_flight: int) -> StopReason | None:
         """The limit that leaves just enough to complete one trajectory, if one does.
 
-        `in_flight` simulations are taken to cost one option each. As long as no option was
-        measured, each is taken to cost the most that an option can.
+        `in_flight` simulations are taken to cost one option each.
         """
-        if self._budget.tokens is not None:
-            cost = self.option_cost
-            left = self.tokens_left - in_flight * cost
-            if self._extended:
-                short = left <= self._options_to_finish(tree) * cost
-            else:
-                short = in_flight > 0 and left <= cost
-            if short:
+        if self._budget.tokens is not None and self._extended:
+            options = in_flight + self._options_to_finish(tree)
+            if self.tokens_left <= options * self.option_cost:
                 return "tokens"
         if self._deadline is not None and self._timed:
             seconds = self._seconds / self._timed * self._options_to_finish(tree)
@@ -135,12 +135,12 @@ class Meter:
 
     @property
     def option_cost(self) -> float:
-        """Mean spent tokens of an option, its scores included."""
+        """Mean spent tokens of an option, with its scores and rollouts."""
         if self._extended:
-            return max(1.0, self._extended_cost / self._extended)
+            return max(1.0, self._grown / self._extended)
         return float(self._max_option)
 
     def _options_to_finish(self, tree: Tree) -> int:
         """Options of a whole trajectory, when none was seen yet: twice the depth reached, since
-        there is more below than what was seen; at most `max_depth`."""
-        return min(self._max_depth, max(2, 2 * tree.depth))
+        there is more below than what was seen, but at least four; at most `max_depth`."""
+        return min(self._max_depth, max(4, 2 * tree.depth))

@@ -24,13 +24,16 @@ from mcts_core.search.work import (
     Work,
 )
 
+_NO_CRITICS_FAULT = frozenset(("kv_exhausted", "context_length"))
+"""Failures of work that would be the same without the critics."""
+
 
 class Evaluation:
     """Asks the critics of the request, and mixes their scores.
 
     The mixed score is the weighted mean over those critics that scored the node: `sum w_i s_i /
     sum w_i`, so that it stays within their range wherever some of them have nothing to say
-    (AlphaLLM, arXiv 2404.12253, section 4.4, sums instead). Critics of unfinished states come with
+    (AlphaLLM, arXiv 2404.12253, sums instead). Critics of unfinished states come with
     the option; critics of outcomes are asked at ends, and elsewhere scored by the mean over
     rollouts.
 
@@ -124,7 +127,7 @@ class Evaluation:
         """The root's state."""
         work = Open(prompt, self.step_critics if critics else ())
         (outcome,) = yield (work,)
-        if isinstance(outcome, Failed) and outcome.reason == "critic_error" and work.critics:
+        if isinstance(outcome, Failed) and work.critics and outcome.reason not in _NO_CRITICS_FAULT:
             (outcome,) = yield (Open(prompt),)
             if isinstance(outcome, Opened):
                 scores = yield from self.score(outcome.state, work.critics)
@@ -136,9 +139,10 @@ class Evaluation:
         return outcome
 
     def extend(self, work: Extend) -> Steps[Extended]:
-        """An option and its scores. Raises `WorkFailed`, but never because of a critic."""
+        """An option and its scores. Raises `WorkFailed`, but never because of a critic: what fails
+        with critics is drawn again without them, and they are asked afterwards."""
         (outcome,) = yield (work,)
-        if isinstance(outcome, Failed) and outcome.reason == "critic_error" and work.critics:
+        if isinstance(outcome, Failed) and work.critics and outcome.reason not in _NO_CRITICS_FAULT:
             (outcome,) = yield (replace(work, critics=()),)
             if isinstance(outcome, Extended):
                 scores = yield from self.score(outcome.state, work.critics)
@@ -150,14 +154,14 @@ class Evaluation:
         return outcome
 
     def score(self, state: State, critics: tuple[str, ...]) -> Steps[Mapping[str, float]]:
-        """Scores of a state by those of `critics` that answer. Raises `WorkFailed`, but never
-        because of a critic."""
+        """Scores of a state by those of `critics` that answer. Raises `WorkFailed` when the KV
+        pool is full."""
         if not critics:
             return {}
         (outcome,) = yield (Score(state, critics),)
         if isinstance(outcome, Scored):
             return outcome.scores
-        if isinstance(outcome, Failed) and outcome.reason != "critic_error":
+        if isinstance(outcome, Failed) and outcome.reason == "kv_exhausted":
             raise WorkFailed(outcome)
         outcomes = yield tuple(Score(state, (name,)) for name in critics)
         scores: dict[str, float] = {}
@@ -165,7 +169,7 @@ class Evaluation:
             if isinstance(single, Scored):
                 scores.update(single.scores)
             elif isinstance(single, Failed):
-                if single.reason != "critic_error":
+                if single.reason == "kv_exhausted":
                     raise WorkFailed(single)
                 self.lost.setdefault(name, single.message)
         return scores

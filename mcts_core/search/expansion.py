@@ -132,7 +132,7 @@ class Expansion:
         """A new child and its option, or the child that the option merged into.
 
         An option too much like a sibling is drawn again; when all draws are, the most distant one
-        is kept (AlphaLLM, section 4.3.2), unless that says the very same.
+        is kept (AlphaLLM, state merge), unless that says the very same.
         """
         best: Extended | None = None
         best_distance = -1.0
@@ -161,7 +161,7 @@ class Expansion:
                 break
             if not _among(option, node.avoid):
                 node.avoid = (*node.avoid, Sibling(option.tokens, option.draw_logprobs))
-            if self._meter.exhausted(0):
+            if self._meter.exhausted(tree, 1):
                 break
         assert best is not None
         distance, sibling = self._likeness.nearest(node, best.text)

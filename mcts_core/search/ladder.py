@@ -46,24 +46,27 @@ class Ladder:
         found = len(tree.terminals)
         self._evaluation.rollouts = False
         for rung in rungs:
-            starts = self._starts(tree, rung)[: self._width(tree, reason)]
+            width = self._width(tree, reason)
+            starts = self._starts(tree, rung)[:width]
             if not starts:
                 continue
             self.fallback = Fallback(rung, reason, self._meter.simulations)
             if reason == "kv_exhausted":
                 self._free(tree, starts)
-            steps = self._beam if rung == "beam" else self._sample
-            yield from attempt(steps(tree, starts))
+            if rung == "beam":
+                yield from attempt(self._beam(tree, starts, width))
+            else:
+                yield from attempt(self._sample(tree, starts))
             if len(tree.terminals) > found:
                 return
 
-    def _beam(self, tree: Tree, starts: Sequence[Node]) -> Steps[None]:
+    def _beam(self, tree: Tree, starts: Sequence[Node], width: int) -> Steps[None]:
         meter = self._meter
 
-        def halted() -> bool:
-            return bool(tree.terminals) and meter.exhausted(tree.nodes) is not None
+        def halted(draws: int) -> bool:
+            return tree.finished and meter.exhausted(tree, draws) is not None
 
-        yield from beam(tree, starts, len(starts), self._expansion, self._evaluation, halted)
+        yield from beam(tree, starts, width, self._expansion, self._evaluation, halted)
 
     def _sample(self, tree: Tree, starts: Sequence[Node]) -> Steps[None]:
         """Completes every start at once; if there is no room for all, the best one alone."""
@@ -81,8 +84,8 @@ class Ladder:
     def _width(self, tree: Tree, reason: FallbackReason) -> int:
         parameters = self._parameters
         width = parameters.width.beam
-        if reason == "deadline":  # a step of the beam is then no larger than what was measured
-            width = min(width, max(1, isqrt(parameters.parallel)))
+        if reason == "deadline":
+            return 1  # the fewer rows in a batch, the faster its steps
         paths = self._meter.affordable_paths(tree)
         return width if paths >= width * width else max(1, isqrt(max(0, int(paths))))
 
@@ -99,8 +102,9 @@ class Ladder:
             and node.length < self._max_tokens
             and (rung == "sample" or not (node.end or node.closed))
         ]
-        leaves = [node for node in usable if not node.children] or usable
-        return sorted(leaves, key=self._evaluation.rank, reverse=True)
+        leaves = [node for node in usable if not node.children]
+        starts = leaves or [node for node in usable if not node.solved]
+        return sorted(starts, key=self._evaluation.rank, reverse=True)
 
     def _free(self, tree: Tree, keep: Sequence[Node]) -> None:
         """Gives back the KV of all nodes but `keep`, and but ends that are still to be scored."""

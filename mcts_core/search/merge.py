@@ -9,7 +9,7 @@ from mcts_core.search.tree import Node
 
 
 class Likeness:
-    """Compares an option's text with its siblings' (AlphaLLM, arXiv 2404.12253, section 4.3.2).
+    """Compares an option's text with its siblings' (AlphaLLM, arXiv 2404.12253, state merge).
 
     By `edit`, the distance is Levenshtein's over characters, divided by the longer text's length;
     by `exact` it is 0 or 1; by `none` no option is ever like another.

@@ -28,8 +28,10 @@ class Budget(Strict):
     """Whichever limit is reached first ends the search."""
 
     simulations: Annotated[int, Field(ge=1)] | None = None
+    """Of `mcts`; the other methods make none."""
     tokens: Annotated[int, Field(ge=1)] | None = None
-    """Spent tokens: policy, rollout and critics together."""
+    """Spent tokens: policy, rollout and critics together. Exceeded by no more than the work in
+    flight, and by what it takes to finish one trajectory if none was finished."""
     deadline_ms: Annotated[float, Field(gt=0)] | None = None
     """Wall time from the request's admission, in milliseconds."""
     nodes: Annotated[int, Field(ge=1)] | None = None
@@ -75,7 +77,7 @@ class Width(Strict):
     """Importance-based adaptive branching, and the widths of the flat methods.
 
     A node may have `max(min, min(floor(alpha * importance) + 1, max))` children
-    (AlphaLLM, arXiv 2404.12253, section 4.3.1).
+    (AlphaLLM, arXiv 2404.12253, importance-based adaptive branching).
     """
 
     root: Bounds = (4, 16)
@@ -146,7 +148,8 @@ class SearchParameters(Strict):
     readout: Literal["best", "visits", "value"] = "best"
     fallback: tuple[Rung, ...] = ("beam", "sample")
     temperature: Annotated[float, Field(ge=0)] = 0.8
-    """Of expansion; the first child of a node is greedy."""
+    """Of expansion; the first child of a node is greedy. `sample` and `best_of_n` draw whole
+    trajectories at the request's own temperature instead."""
     include: tuple[Literal["candidates", "root"], ...] = ()
 
     def over(self, preset: SearchParameters) -> SearchParameters:

@@ -72,14 +72,17 @@ class SearchResult:
     fallback: Fallback | None
     readout: str
     simulations: int
+    """Expansions that were evaluated and backed up, whatever the method."""
     nodes: int
     terminals: int
     depth: int
     merged: int
+    """Draws that were too much like a sibling."""
     first_simulation_seconds: float | None
     candidates: tuple[Trajectory, ...] = ()
     root: tuple[RootOption, ...] = ()
     details: Mapping[str, Any] | None = None
+    """`critics_lost`: critics that failed for good, and of what."""
 
 
 class SearchFailed(Exception):

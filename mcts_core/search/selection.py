@@ -104,5 +104,6 @@ class Selection:
         if node.solved:
             return None
         if absorbed is not None:
+            tree.absorbed += 1
             backup(tree, absorbed, absorbed[-1].mean)
         return path

@@ -16,8 +16,9 @@ limit of the request or the model cut it ("length": an unfinished end)."""
 class Node:
     """A state: the prompt and the options so far.
 
-    Every visit of a node is a visit of its parent, so `visits` is the children's visits together,
-    plus one if the node's own evaluation was backed up.
+    Every visit of a node is a visit of its parent. What `visits` has beyond the children's visits
+    together ended here: the node's own evaluation, draws that merged into it, and, once it is
+    solved, absorbed visits.
     """
 
     __slots__ = (
@@ -145,7 +146,7 @@ class Node:
 class Tree:
     """The root, the terminals found, and the range of the values seen."""
 
-    __slots__ = ("best", "depth", "high", "low", "merged", "nodes", "root", "terminals")
+    __slots__ = ("absorbed", "best", "depth", "high", "low", "merged", "nodes", "root", "terminals")
 
     def __init__(self, state: State, origin: str) -> None:
         self.root = Node(0, None, state, (), (), "", None, origin)
@@ -157,6 +158,8 @@ class Tree:
         self.depth = 0
         self.merged = 0
         """Drawn options that were already there."""
+        self.absorbed = 0
+        """Visits that ended in a solved node, beside the simulations."""
         self.low, self.high = inf, -inf
         """Range of the values backed up so far."""
 

@@ -7,7 +7,7 @@ from mcts_core.search.tree import Node
 
 
 class AdaptiveWidth:
-    """Importance-based branching (AlphaLLM, arXiv 2404.12253, section 4.3.1).
+    """Importance-based adaptive branching (AlphaLLM, arXiv 2404.12253).
 
     A node may have `max(min, min(floor(alpha * I) + 1, max))` children, where its importance I is
     the largest difference between a child's score and its own. When all children are solved the

@@ -74,7 +74,7 @@ class TreeSearch(ABC):
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         """Why nothing more should be begun, if so."""
-        return self._meter.exhausted(tree.nodes + in_flight)
+        return self._meter.exhausted(tree, in_flight + 1)
 
     def choose(self, tree: Tree) -> list[Node]:
         """The ends of the trajectories to be returned, best first."""
@@ -113,22 +113,23 @@ class TreeSearch(ABC):
             if not in_flight:
                 self._settle()
             return None
-        if self._stop is None:
-            self._stop = self._reason(tree, in_flight)
-        if self._stop is None:
+        stop = self._reason(tree, in_flight)
+        if stop is None:
             if in_flight >= self.parallel:
                 return None
             steps = self.propose(tree)
             if steps is not None or in_flight:
                 return steps
-            self._stop = "exhausted"
-        if self._stop in _AT_ONCE:
+            stop = "exhausted"
+        if stop in _AT_ONCE or (stop == "deadline" and tree.finished):
+            self._stop = stop
             self._settle()
             return None
         if in_flight:
             return None  # what is in flight is paid for, and may be what was missing
+        self._stop = stop
         self._stage = "finishing"
-        return self._finish(tree, self._stop)
+        return self._finish(tree, stop)
 
     def _reason(self, tree: Tree, in_flight: int) -> StopReason | None:
         if self._failure is not None:

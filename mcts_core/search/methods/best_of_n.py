@@ -7,6 +7,7 @@ from typing import ClassVar
 from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.methods.sampling import Sample
 from mcts_core.search.parameters import Rung
+from mcts_core.search.search import StopReason
 from mcts_core.search.tree import Node, Tree
 
 
@@ -29,6 +30,12 @@ class BestOfN(Sample):
         if self._task.parameters.budget.tokens is None:
             return parallel
         return min(parallel, self._task.parameters.parallel)
+
+    def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
+        """The budget, once there is something to return."""
+        if in_flight == 0 and tree.nodes == 1:
+            return None
+        return TreeSearch.halt(self, tree, in_flight)
 
     def choose(self, tree: Tree) -> list[Node]:
         return TreeSearch.choose(self, tree)

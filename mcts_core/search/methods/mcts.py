@@ -1,4 +1,4 @@
-"""Monte-Carlo tree search over options (eta-MCTS; AlphaLLM, arXiv 2404.12253, section 4)."""
+"""Monte-Carlo tree search over options (eta-MCTS; AlphaLLM, arXiv 2404.12253)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class MCTS(TreeSearch):
             return "converged"
         if tree.root.solved:
             return "exhausted"
-        reached = meter.reached(tree.nodes + in_flight)
+        reached = meter.reached(tree, in_flight)
         if reached is None and not tree.finished and parameters.fallback:
             return meter.short(tree, in_flight)
         return reached
@@ -80,7 +80,7 @@ class MCTS(TreeSearch):
                     backup(tree, path, value)
                     self._meter.simulated()
                     return
-                if not new or self._meter.exhausted(tree.nodes) is not None:
+                if not new or self._meter.exhausted(tree, 1) is not None:
                     return
                 child.virtual += 1
                 flying.append(child)

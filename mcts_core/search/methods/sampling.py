@@ -44,7 +44,8 @@ class Sample(TreeSearch):
         return self._draw(tree, self._waiting.pop(0)) if self._waiting else None
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
-        return None if in_flight == 0 and tree.nodes == 1 else super().halt(tree, in_flight)
+        """Never: all samples that were asked for are drawn, within the deadline."""
+        return None
 
     def choose(self, tree: Tree) -> list[Node]:
         if self._task.stream and len(self._done) < self.count:
@@ -58,7 +59,7 @@ class Sample(TreeSearch):
         work = Extend(
             state,
             self.sampling,
-            (tree.root.id, index),
+            (index, 0),  # draws from one node would be spread, and so not independent
             Boundary(),
             self._task.max_tokens,
             self._task.stop,

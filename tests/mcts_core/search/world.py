@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import log
+from typing import Any
 
 from mcts_core.search.methods import create
+from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import Search, SearchFailed, SearchResult
+from mcts_core.search.tree import Tree
 from mcts_core.search.work import (
     Account,
     Boundary,
@@ -208,7 +211,8 @@ class World:
         """What the policy may write up to the end of the line, and its weights."""
         numbers, begun = self._left(tokens)
         if len(numbers) == 1:
-            return [(tuple(map(ord, f"answer {numbers[0]}"[len(begun) :])) + (EOS,), 1.0)]
+            rest = f"answer {numbers[0]}"[len(begun) :]
+            return [((*map(ord, rest), EOS), 1.0)]
         return [
             (tuple(map(ord, line[len(begun) :])), 0.05 + noise(numbers, line))
             for line, _ in operations(numbers)
@@ -228,7 +232,7 @@ class World:
 
     def _score(self, state: WorldState, critic: str) -> float:
         tokens = state.tokens
-        numbers, begun = self._left(tokens)
+        numbers, _ = self._left(tokens)
         if critic == "orm":
             truth = float(tokens[-1] == EOS and numbers == (self.target,))
         else:
@@ -342,10 +346,36 @@ def drive(
     return search.result
 
 
-def solve(world: World, parameters: SearchParameters, **options: object) -> SearchResult:
-    """Runs a search that must not fail."""
-    shuffle = options.pop("shuffle", None)
-    search = build(world, parameters, **options)  # type: ignore[arg-type]
-    result = drive(search, world, shuffle=shuffle)  # type: ignore[arg-type]
+def solve(
+    world: World, parameters: SearchParameters, *, shuffle: int | None = None, **options: Any
+) -> SearchResult:
+    """Runs a search that must not fail; `options` are those of `build`."""
+    result = drive(build(world, parameters, **options), world, shuffle=shuffle)
     assert isinstance(result, SearchResult), result
     return result
+
+
+def grow(
+    parameters: SearchParameters,
+    *,
+    world: World | None = None,
+    shuffle: int | None = None,
+    expire_after: int | None = None,
+    **options: Any,
+) -> tuple[TreeSearch, Tree]:
+    """Runs a search to its end and shows its insides."""
+    world = world or World()
+    search = build(world, parameters, **options)
+    drive(search, world, shuffle=shuffle, expire_after=expire_after)
+    assert isinstance(search, TreeSearch)
+    tree = search._tree
+    assert tree is not None
+    return search, tree
+
+
+def picture(tree: Tree) -> list[tuple[object, ...]]:
+    """Everything that a search has decided, node by node."""
+    return [
+        (node.id, node.depth, node.text, node.end, node.visits, node.total, node.scores, node.draws)
+        for node in tree.walk()
+    ]

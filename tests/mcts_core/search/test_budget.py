@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcts_core.search.parameters import Budget, SearchParameters, Step, StopWhen, Width
+from mcts_core.search.search import SearchFailed, SearchResult
+from tests.mcts_core.search.world import Clock, World, build, drive, grow, solve
+
+VALUE = {"value": 1.0, "orm": 1.0}
+ON = StopWhen(converged=False)
+LONGEST = 12
+"""More tokens than any option of the world has, its scores included."""
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tokens=st.integers(1, 1500),
+    parallel=st.integers(1, 8),
+    width=st.integers(1, 4),
+    order=st.integers(0, 99),
+)
+def test_tokens_are_never_exceeded_by_more_than_the_work_in_flight(
+    tokens: int, parallel: int, width: int, order: int
+) -> None:
+    world = World(critic_noise=0.5)
+    parameters = SearchParameters(
+        critics=VALUE,
+        budget=Budget(tokens=tokens),
+        parallel=parallel,
+        stop_when=ON,
+        step=Step(max_tokens=LONGEST),
+        width=Width(beam=width),
+    )
+    result = solve(world, parameters, shuffle=order)
+    path = parameters.max_depth * LONGEST if result.fallback else 0
+    assert world.spent <= max(tokens, len(world.prompt)) + parallel * (LONGEST + 1) + path
+    assert result.trajectories[0].finish_reason == "stop"
+    assert set(result.trajectories[0].scores) == set(VALUE)
+
+
+@given(simulations=st.integers(1, 60), parallel=st.integers(1, 8))
+@settings(max_examples=20, deadline=None)
+def test_simulations_are_kept_exactly(simulations: int, parallel: int) -> None:
+    parameters = SearchParameters(
+        critics=VALUE, budget=Budget(simulations=simulations), parallel=parallel, stop_when=ON
+    )
+    search, _ = grow(parameters, world=World(critic_noise=0.5))
+    assert search._meter.launched == simulations
+    assert isinstance(search.result, SearchResult)
+    if search.result.fallback is None:
+        assert search.result.simulations == simulations
+    else:
+        assert search.result.fallback.at_simulation == simulations
+
+
+@given(nodes=st.integers(2, 60), parallel=st.integers(1, 8))
+@settings(max_examples=20, deadline=None)
+def test_nodes_are_kept(nodes: int, parallel: int) -> None:
+    parameters = SearchParameters(
+        critics=VALUE, budget=Budget(nodes=nodes), parallel=parallel, stop_when=ON, fallback=()
+    )
+    search, tree = grow(parameters, world=World(critic_noise=0.5))
+    assert isinstance(search.result, SearchResult)
+    assert search.result.stop_reason == "nodes"
+    assert tree.nodes <= nodes
+
+
+def test_whichever_limit_comes_first_is_the_reason() -> None:
+    def reason(**budget: int) -> str:
+        parameters = SearchParameters(critics=VALUE, budget=Budget(**budget), stop_when=ON)
+        return solve(World(critic_noise=0.5), parameters).stop_reason
+
+    assert reason(simulations=5, tokens=5000, nodes=500) == "simulations"
+    assert reason(simulations=500, tokens=400, nodes=500) == "tokens"
+    assert reason(simulations=500, tokens=5000, nodes=9) == "nodes"
+
+
+@pytest.mark.parametrize("tokens", [1, 50, 100, 150])
+def test_room_is_left_to_finish_while_there_is_no_terminal(tokens: int) -> None:
+    world = World(critic_noise=0.5)
+    parameters = SearchParameters(
+        critics=VALUE, budget=Budget(tokens=tokens), step=Step(max_tokens=LONGEST), parallel=2
+    )
+    result = solve(world, parameters)
+    assert result.trajectories[0].finish_reason == "stop"
+    assert result.fallback is not None
+    assert result.fallback.reason == "budget"
+    assert result.stop_reason == "tokens"
+
+
+def test_time_is_left_to_finish_while_there_is_no_terminal() -> None:
+    world = World(numbers=(2, 3, 4, 6, 7), critic_noise=0.5)
+    clock = Clock(tick=0.01)
+    parameters = SearchParameters(
+        critics=VALUE, budget=Budget(deadline_ms=1000), parallel=4, width=Width(inner=(6, 6))
+    )
+    search = build(world, parameters, clock=clock)
+    result = drive(search, world, clock=clock, deadline=clock() + 1.0)
+    assert isinstance(result, SearchResult)
+    assert result.trajectories[0].finish_reason == "stop"
+    assert result.fallback is not None
+    assert result.fallback.reason == "deadline"
+    assert result.stop_reason == "deadline"
+
+
+def test_a_search_that_has_a_terminal_uses_its_budget_up() -> None:
+    world = World(critic_noise=0.5)
+    parameters = SearchParameters(critics=VALUE, budget=Budget(tokens=1500), stop_when=ON)
+    result = solve(world, parameters)
+    assert result.fallback is None
+    assert result.stop_reason == "tokens"
+    assert 1500 - 2 * LONGEST <= world.spent <= 1500 + 8 * LONGEST
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    method=st.sampled_from(["mcts", "beam", "best_of_n", "sample", "greedy"]),
+    critics=st.sampled_from([{}, {"orm": 1.0}, VALUE]),
+    expire_after=st.integers(0, 80),
+    order=st.integers(0, 99),
+)
+def test_expiring_at_any_moment_gives_a_result_or_says_that_there_is_none(
+    method: str, critics: dict[str, float], expire_after: int, order: int
+) -> None:
+    world = World(critic_noise=0.5)
+    parameters = SearchParameters.model_validate({"method": method, "critics": critics})
+    search = build(world, parameters)
+    result = drive(search, world, shuffle=order, expire_after=expire_after)
+    if isinstance(result, SearchFailed):
+        assert result.reason == "deadline"
+    else:
+        assert result.trajectories
+        if expire_after == 0:
+            assert result.stop_reason == "deadline"
+    assert search.result is result
+
+
+def test_nothing_happens_after_the_end() -> None:
+    world = World()
+    search = build(world, SearchParameters())
+    (opening,) = search.start()
+    search.expire()
+    failed = search.result
+    assert isinstance(failed, SearchFailed)
+    assert search.deliver(opening, world.do(opening)) == ()
+    search.expire()
+    assert search.result is failed
+
+
+def test_the_first_simulation_is_timed_from_admission() -> None:
+    clock = Clock(tick=0.5)
+    world = World()
+    search = build(world, SearchParameters(critics={"value": 1.0}), clock=clock)
+    result = drive(search, world, clock=clock)
+    assert isinstance(result, SearchResult)
+    assert result.first_simulation_seconds == 1.0  # the prompt and one option

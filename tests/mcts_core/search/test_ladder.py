@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcts_core.search.parameters import Budget, SearchParameters, StopWhen
+from mcts_core.search.search import SearchFailed
+from mcts_core.search.work import Extend, FailureReason, Open, Rollout, Score, Work
+from tests.mcts_core.search.world import World, build, drive, grow, solve
+
+CRITICS = {"value": 1.0, "orm": 1.0}
+
+
+def test_a_budget_without_a_terminal_is_finished_from_the_best_nodes() -> None:
+    world = World()
+    parameters = SearchParameters(critics=CRITICS, budget=Budget(simulations=12))
+    _, tree = grow(parameters, world=world)
+    result = solve(World(), parameters)
+    assert result.fallback is not None
+    assert (result.fallback.to, result.fallback.reason) == ("beam", "budget")
+    assert (result.method, result.requested_method) == ("beam", "mcts")
+    assert result.fallback.at_simulation == 12
+    beams = [node for node in tree.walk() if node.origin == "beam"]
+    assert any(node.parent is not None and node.parent.origin == "mcts" for node in beams)
+    opened = [work for work in world.done if isinstance(work, Open)]
+    assert len(opened) == 1
+    assert all(node.depth > 1 for node in beams), "it goes on from nodes, not from the prompt"
+
+
+def test_without_a_ladder_the_best_unfinished_node_is_returned_scored() -> None:
+    parameters = SearchParameters(critics=CRITICS, budget=Budget(simulations=6), fallback=())
+    result = solve(World(), parameters)
+    assert result.fallback is None
+    assert result.trajectories[0].finish_reason == "length"
+    assert result.trajectories[0].scores.keys() == {"value", "orm"}
+    assert result.method == "mcts"
+
+
+def test_the_sample_rung_completes_nodes_and_has_them_scored() -> None:
+    parameters = SearchParameters(
+        critics=CRITICS, budget=Budget(simulations=6), fallback=("sample",)
+    )
+    result = solve(World(), parameters)
+    assert result.fallback is not None
+    assert result.fallback.to == result.method == "sample"
+    assert result.trajectories[0].finish_reason == "stop"
+    assert result.trajectories[0].scores.keys() == {"value", "orm"}
+
+
+def test_what_the_depth_limit_cut_off_is_completed_by_sampling() -> None:
+    parameters = SearchParameters(critics=CRITICS, max_depth=2, budget=Budget(simulations=500))
+    result = solve(World(), parameters)
+    assert result.stop_reason == "exhausted"
+    assert result.fallback is not None
+    assert (result.fallback.to, result.fallback.reason) == ("sample", "exhausted")
+    assert result.trajectories[0].finish_reason == "stop"
+
+
+def test_what_max_tokens_cut_off_is_an_unfinished_answer() -> None:
+    parameters = SearchParameters(critics=CRITICS, budget=Budget(simulations=5000))
+    result = solve(World(), parameters, max_tokens=14)
+    assert result.stop_reason == "exhausted"
+    assert result.fallback is None, "there is nothing that a ladder could add"
+    assert result.trajectories[0].finish_reason == "length"
+    assert len(result.trajectories[0].tokens) == 14
+    assert result.trajectories[0].scores.keys() == {"value", "orm"}
+
+
+def test_what_the_context_cut_off_is_an_unfinished_answer() -> None:
+    world = World(context=len(World().prompt) + 14)
+    result = solve(world, SearchParameters(critics=CRITICS))
+    assert result.trajectories[0].finish_reason == "length"
+    assert len(result.trajectories[0].tokens) == 14
+    assert result.trajectories[0].scores.keys() == {"value", "orm"}
+
+
+def full_from(count: int, until: int | None = None) -> World:
+    """The pool is full from the given piece of work on."""
+    seen: list[Work] = []
+
+    def fails(work: Work) -> FailureReason | None:
+        seen.append(work)
+        full = len(seen) > count and (until is None or len(seen) <= until)
+        return "kv_exhausted" if full and not isinstance(work, Score) else None
+
+    return World(critic_noise=0.5, fails=fails)
+
+
+def test_a_full_pool_leads_down_the_ladder_after_cold_states_are_given_back() -> None:
+    world = full_from(30, until=38)
+    held: list[int] = []
+    full = world.fails
+
+    def fails(work: Work) -> FailureReason | None:
+        if isinstance(work, Extend) and len(world.done) > 39:
+            held.append(world.held)
+        return full(work)
+
+    world.fails = fails
+    search, _ = grow(SearchParameters(critics=CRITICS), world=world)
+    result = search.result
+    assert not isinstance(result, SearchFailed)
+    assert result is not None
+    assert result.stop_reason == "kv_exhausted"
+    assert result.fallback is not None
+    assert (result.fallback.to, result.fallback.reason) == ("beam", "kv_exhausted")
+    assert result.trajectories[0].finish_reason == "stop"
+    assert held[0] <= 4 + 1, "only what the beam starts from is left, and its first option"
+
+
+def test_a_terminal_that_was_found_is_not_lost_when_the_ladder_fails() -> None:
+    parameters = SearchParameters(
+        critics={"noise": 1.0}, budget=Budget(simulations=300), stop_when=StopWhen(converged=False)
+    )
+    world = full_from(150)
+    search, tree = grow(parameters, world=world)
+    found = max(node.score or 0.0 for node in tree.terminals)
+    result = search.result
+    assert not isinstance(result, SearchFailed)
+    assert result is not None
+    assert result.stop_reason == "kv_exhausted"
+    assert result.method == "mcts"
+    assert result.trajectories[0].score == found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    method=st.sampled_from(["mcts", "beam", "best_of_n", "sample", "greedy"]),
+    chance=st.sampled_from([0.02, 0.1, 0.3, 1.0]),
+    reasons=st.sampled_from(
+        [
+            ("kv_exhausted",),
+            ("critic_error",),
+            ("numeric", "internal"),
+            ("kv_exhausted", "critic_error", "numeric", "context_length", "internal"),
+        ]
+    ),
+    seed=st.integers(0, 2**32),
+    fallback=st.sampled_from([(), ("beam",), ("sample",), ("beam", "sample")]),
+)
+def test_failures_at_random_moments_end_in_a_result_or_a_reason(
+    method: str,
+    chance: float,
+    reasons: tuple[FailureReason, ...],
+    seed: int,
+    fallback: tuple[str, ...],
+) -> None:
+    rng = random.Random(seed)
+
+    def fails(work: Work) -> FailureReason | None:
+        if isinstance(work, Open):
+            return None
+        return rng.choice(reasons) if rng.random() < chance else None
+
+    world = World(critic_noise=0.5, fails=fails)
+    parameters = SearchParameters.model_validate(
+        {
+            "method": method,
+            "critics": CRITICS,
+            "fallback": fallback,
+            "rollouts": {"count": 1},
+            "budget": {"simulations": 40},
+        }
+    )
+    result = drive(build(world, parameters), world, shuffle=seed)
+    if isinstance(result, SearchFailed):
+        assert result.reason in reasons
+    else:
+        assert result.trajectories
+        lost = set(result.details["critics_lost"]) if result.details else set()
+        if reasons == ("critic_error",):
+            assert result.trajectories[0].scores.keys() >= CRITICS.keys() - lost
+
+
+@pytest.mark.parametrize("reason", ["kv_exhausted", "context_length", "internal", "numeric"])
+@pytest.mark.parametrize("method", ["mcts", "greedy"])
+def test_a_prompt_that_cannot_be_computed_is_a_failure_with_its_reason(
+    reason: FailureReason, method: str
+) -> None:
+    world = World(fails=lambda work: reason if isinstance(work, Open) else None)
+    search = build(world, SearchParameters.model_validate({"method": method}))
+    result = drive(search, world)
+    assert isinstance(result, SearchFailed)
+    assert result.reason == reason
+    assert reason in str(result)
+
+
+def test_nothing_at_all_is_a_failure_with_the_engines_reason() -> None:
+    world = World(fails=lambda work: "numeric" if isinstance(work, Extend) else None)
+    result = drive(build(world, SearchParameters()), world)
+    assert isinstance(result, SearchFailed)
+    assert result.reason == "numeric"
+
+
+def test_rollouts_are_the_first_thing_to_go() -> None:
+    world = World()
+    parameters = SearchParameters.model_validate(
+        {"critics": CRITICS, "rollouts": {"count": 2}, "budget": {"simulations": 8}}
+    )
+    _, tree = grow(parameters, world=world)
+    beams = {node.id for node in tree.walk() if node.origin == "beam"}
+    assert beams
+    rolled = {work.key[0] for work in world.done if isinstance(work, Rollout)}
+    assert not beams & rolled

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from math import log, sqrt
+
+import pytest
+
+from mcts_core.search.backup import backup
+from mcts_core.search.parameters import Select, Width
+from mcts_core.search.selection import RULES, Rule, Selection, puct, uct
+from mcts_core.search.tree import Node, Tree
+from mcts_core.search.width import AdaptiveWidth
+from tests.mcts_core.search.test_tree import new_tree, option
+
+
+def full(tree: Tree, values: dict[str, list[float]], logprob: float = -1.0) -> list[Node]:
+    """A root with no room and a child for each text, visited with the values given."""
+    children: list[Node] = []
+    backup(tree, [tree.root], 0.5)
+    for text, own in values.items():
+        child = tree.add(tree.root, option(text, logprob), None, "mcts")
+        child.blocked = False
+        for value in own:
+            backup(tree, [tree.root, child], value)
+        children.append(child)
+    tree.root.closed = True
+    return children
+
+
+def test_puct_is_normalised_mean_plus_prior_bonus() -> None:
+    tree = new_tree()
+    low, high = full(tree, {"a": [-3.0, -3.0], "b": [5.0]})
+    root = tree.root
+    assert root.visits == 4
+    bounds = [
+        (child.mean - tree.low) / (tree.high - tree.low)
+        + 1.5 * child.prior * sqrt(root.visits) / (1 + child.visits)
+        for child in (low, high)
+    ]
+    expected = (low, high)[bounds.index(max(bounds))]
+    assert puct(tree, root, 1.5, False) is expected
+
+
+def test_uct_is_normalised_mean_plus_exploration() -> None:
+    tree = new_tree()
+    often, rarely = full(tree, {"a": [0.9] * 50, "b": [0.5, 0.4]})
+    gap = (often.mean - rarely.mean) / (tree.high - tree.low)
+    worth = sqrt(log(tree.root.visits)) * (1 / sqrt(2) - 1 / sqrt(50))
+    turn = gap / worth
+    assert uct(tree, tree.root, turn * 0.99, False) is often
+    assert uct(tree, tree.root, turn * 1.01, False) is rarely
+
+
+def test_the_scale_of_a_critic_does_not_change_the_choice() -> None:
+    for rule in RULES.values():
+        chosen = []
+        for scale, shift in ((1.0, 0.0), (1000.0, -70.0)):
+            tree = new_tree()
+            children = full(tree, {"a": [0.1 * scale + shift], "b": [0.7 * scale + shift]})
+            tree.low, tree.high = shift, scale + shift
+            child = rule(tree, tree.root, 1.0, False)
+            assert child is not None
+            chosen.append(children.index(child))
+        assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize("rule", RULES.values())
+def test_a_visit_in_flight_counts_as_the_worst(rule: Rule) -> None:
+    tree = new_tree()
+    good, fair = full(tree, {"a": [0.9, 0.9], "b": [0.8, 0.8]})
+    assert rule(tree, tree.root, 0.1, False) is good
+    good.virtual = 3
+    assert rule(tree, tree.root, 0.1, False) is fair
+
+
+@pytest.mark.parametrize("rule", RULES.values())
+def test_solved_and_blocked_children_are_passed_over(rule: Rule) -> None:
+    tree = new_tree()
+    best, blocked, rest = full(tree, {"a": [1.0], "b": [0.9], "c": [0.1]})
+    best.solved = True
+    blocked.blocked = True
+    assert rule(tree, tree.root, 0.1, False) is rest
+    assert rule(tree, tree.root, 0.1, True) is best
+    rest.blocked = True
+    assert rule(tree, tree.root, 0.1, False) is None
+
+
+def test_equal_values_of_the_whole_tree_leave_the_choice_to_the_prior() -> None:
+    tree = new_tree()
+    backup(tree, [tree.root], 0.5)
+    tree.root.closed = True
+    for text, logprob in (("a", -2.0), ("b", -0.1)):
+        child = tree.add(tree.root, option(text, logprob), None, "mcts")
+        child.blocked = False
+        backup(tree, [tree.root, child], 0.5)
+    assert puct(tree, tree.root, 1.0, False) is tree.root.children[1]
+
+
+def selection() -> Selection:
+    return Selection(Select(c=0.1), AdaptiveWidth(Width(inner=(1, 1))))
+
+
+def test_a_preferred_terminal_absorbs_a_visit_and_the_path_goes_elsewhere() -> None:
+    tree = new_tree()
+    terminal, other = full(tree, {"a": [1.0], "b": [0.2]})
+    terminal.solved = True
+    tree.root.open = 1
+    path = selection().select(tree)
+    assert path == [tree.root, other]
+    assert (terminal.visits, terminal.total) == (2, 2.0)
+    assert tree.root.visits == 4
+    assert other.visits == 1
+
+
+def test_nothing_is_selected_while_all_that_is_open_is_in_flight() -> None:
+    tree = new_tree()
+    for child in full(tree, {"a": [1.0], "b": [0.2]}):
+        child.blocked = True
+    visits = tree.root.visits
+    assert selection().select(tree) is None
+    assert tree.root.visits == visits
+
+
+def test_nothing_is_selected_in_a_solved_tree() -> None:
+    tree = new_tree()
+    for child in full(tree, {"a": [1.0]}):
+        child.solved = True
+    tree.root.open = 0
+    tree.root.solved = True
+    assert selection().select(tree) is None

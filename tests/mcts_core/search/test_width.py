@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcts_core.search.parameters import Width
+from mcts_core.search.width import AdaptiveWidth
+from tests.mcts_core.search.test_tree import new_tree, option
+
+
+@given(
+    importance=st.floats(0, 2),
+    alpha=st.floats(0, 30),
+    bounds=st.tuples(st.integers(1, 8), st.integers(0, 8)),
+    pending=st.integers(0, 3),
+)
+def test_the_room_is_that_of_the_papers_formula(
+    importance: float, alpha: float, bounds: tuple[int, int], pending: int
+) -> None:
+    low, high = bounds[0], bounds[0] + bounds[1]
+    width = AdaptiveWidth(Width(root=(low, high), alpha=alpha))
+    root = new_tree().root
+    root.importance = importance
+    root.pending = pending
+    root.open = 1  # something else could be done
+    allowed = max(low, min(int(alpha * importance) + 1, high))
+    for count in range(high + 2):
+        assert width.has_room(root) == (count + pending < allowed)
+        root.children.append(root)
+
+
+def test_a_node_whose_children_are_all_solved_may_grow_to_its_maximum() -> None:
+    width = AdaptiveWidth(Width(root=(1, 3), alpha=0))
+    tree = new_tree()
+    tree.add(tree.root, option("a"), "stop", "mcts")
+    assert width.has_room(tree.root)
+    tree.add(tree.root, option("b"), None, "mcts")
+    assert not width.has_room(tree.root)
+
+
+def test_root_and_inner_nodes_have_bounds_of_their_own() -> None:
+    width = AdaptiveWidth(Width(root=(3, 7), inner=(1, 2)))
+    tree = new_tree()
+    child = tree.add(tree.root, option("a"), None, "mcts")
+    assert width.maximum(tree.root) == 7
+    assert width.maximum(child) == 2
