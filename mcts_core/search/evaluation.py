@@ -15,6 +15,7 @@ from mcts_core.search.work import (
     Failed,
     Open,
     Opened,
+    Option,
     Release,
     RolledOut,
     Rollout,
@@ -83,6 +84,13 @@ class Evaluation:
         return tuple(name for name in self._asked if name not in outcome and name not in lost)
 
     @property
+    def sighted(self) -> bool:
+        """Whether something can be said of unfinished states."""
+        return self.rollouts or any(
+            name not in self._outcome_critics and name not in self.lost for name, _ in self._weights
+        )
+
+    @property
     def outcome_critics(self) -> tuple[str, ...]:
         """To be asked about ends only."""
         lost, outcome = self.lost, self._outcome_critics
@@ -138,20 +146,22 @@ class Evaluation:
             raise TypeError(f"{type(work).__name__} was answered by {type(outcome).__name__}")
         return outcome
 
-    def extend(self, work: Extend) -> Steps[Extended]:
-        """An option and its scores. Raises `WorkFailed`, but never because of a critic: what fails
-        with critics is drawn again without them, and they are asked afterwards."""
+    def extend(self, work: Extend) -> Steps[tuple[Option, ...]]:
+        """Options and their scores. Raises `WorkFailed`, but never because of a critic."""
         (outcome,) = yield (work,)
-        if isinstance(outcome, Failed) and work.critics and outcome.reason not in _NO_CRITICS_FAULT:
+        if isinstance(outcome, Failed) and outcome.reason == "critic_error" and work.critics:
             (outcome,) = yield (replace(work, critics=()),)
             if isinstance(outcome, Extended):
-                scores = yield from self.score(outcome.state, work.critics)
-                outcome = replace(outcome, scores=scores)
+                scored: list[Option] = []
+                for option in outcome.options:
+                    scores = yield from self.score(option.state, work.critics)
+                    scored.append(replace(option, scores=scores))
+                outcome = replace(outcome, options=tuple(scored))
         if isinstance(outcome, Failed):
             raise WorkFailed(outcome)
         if not isinstance(outcome, Extended):
             raise TypeError(f"{type(work).__name__} was answered by {type(outcome).__name__}")
-        return outcome
+        return outcome.options
 
     def score(self, state: State, critics: tuple[str, ...]) -> Steps[Mapping[str, float]]:
         """Scores of a state by those of `critics` that answer. Raises `WorkFailed` when the KV

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import exp, inf
 from typing import Literal
 
-from mcts_core.search.work import Extended, Sibling, State, TokenLogprob
+from mcts_core.search.work import Option, Sibling, State, TokenLogprob
 
 End = Literal["stop", "length"]
 """Why nothing follows a node: it is a terminal ("stop": end of sequence or a stop string), or a
@@ -95,7 +95,7 @@ class Node:
         self.open = 0
         """Children that are not solved."""
         self.pending = 0
-        """Expansions in flight."""
+        """Draws in flight."""
         self.draws = 0
         """Options drawn so far; the next draw's index."""
         self.avoid: tuple[Sibling, ...] = ()
@@ -168,7 +168,7 @@ class Tree:
         """Whether a terminal was found."""
         return self.root.finished
 
-    def add(self, parent: Node, option: Extended, end: End | None, origin: str) -> Node:
+    def add(self, parent: Node, option: Option, end: End | None, origin: str) -> Node:
         """A new child for `option`."""
         child = Node(
             self.nodes,
