@@ -198,7 +198,12 @@ class Jobs:
         run = self._continue(job, parent, parent.seats[POLICY], POLICY, decode)
         runs = yield from self._all(run)
         states = [self._settled(run, parent) for run in runs]
-        scores = yield from self._scores(job, states, work.critics)
+        try:
+            scores = yield from self._scores(job, states, work.critics)
+        except WorkFailed:
+            for state in states:
+                state.release()
+            raise
         options = tuple(
             _option(run, state, len(parent.tokens), own)
             for run, state, own in zip(runs, states, scores, strict=True)
