@@ -33,7 +33,7 @@ def load_resident(
     `language_head` says whether tokens are drawn from the model; without, it only scores.
     Raises `OSError` when files are missing, `ModelRefused` when the model cannot be served.
     """
-    logging.disable_progress_bar()  # the server has a progress line of its own
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the server shows its own
     kind = AutoModelForCausalLM if language_head else AutoModel
     model: Any = kind.from_pretrained(
         path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=dtype
