@@ -14,6 +14,7 @@ _SEARCH_CAPS = {
     "budget.deadline_ms": "max_deadline_ms",
     "budget.nodes": "max_nodes",
     "parallel": "max_parallel",
+    "rollouts.count": "max_rollouts",
     "width.samples": "max_best_of",
     "width.beam": "max_best_of",
 }

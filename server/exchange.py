@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError, ClientGone, internal
@@ -74,8 +74,12 @@ class Exchanges:
 
         try:
             await self._app(scope, receive, named)
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             exchange.gone = True
+        except asyncio.CancelledError:
+            # The server stops, and this request has had its time.
+            exchange.status = 503
+            raise
         except Exception:
             _log.exception("request failed", request=exchange.id)
             if exchange.status:

@@ -80,7 +80,7 @@ class GenerationRequest(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Of `sample`; for the searches it stands in for `search.temperature`; `greedy` ignores it."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=-1)] = 0
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 0
     """0 or -1 keeps all (vLLM's field)."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """vLLM's field."""
@@ -88,7 +88,9 @@ class GenerationRequest(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
     """vLLM's field."""
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = {}
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)
+    ] = {}
     """By token id, written as a string, as JSON wants it."""
     user: str | None = None
     """Taken and not used."""
@@ -116,8 +118,8 @@ class GenerationRequest(BaseModel):
     @classmethod
     def _ids(cls, value: dict[str, float]) -> dict[str, float]:
         for key in value:
-            if not key.isdecimal():
-                raise ValueError(f"'{key}' is not a token id")
+            if not key.isdecimal() or len(key) > 10:
+                raise ValueError(f"'{key[:20]}' is not a token id")
         return value
 
 

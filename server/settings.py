@@ -89,6 +89,7 @@ class Settings(BaseSettings):
         "Limits", 120_000.0, "'search.budget.deadline_ms'; OpenAI's client gives up at 600000."
     )
     max_nodes: Positive = _field("Limits", 16_384, "'search.budget.nodes'.")
+    max_rollouts: Annotated[int, Field(ge=0)] = _field("Limits", 32, "'search.rollouts.count'.")
     max_parallel: Positive = _field("Limits", 64, "'search.parallel'.")
 
     @property

@@ -93,3 +93,17 @@ async def test_a_crowd_before_a_narrow_server_is_refused_and_recovers(narrow: Pr
         metrics = (await calls.get("/metrics")).text
     counted = 'mcts_admission_rejections_total{model_name="small",reason="queue_full"}'
     assert f"{counted} {len(refused)}.0" in metrics
+
+
+async def test_a_deadline_counts_the_time_in_the_queue(narrow: Process) -> None:
+    async with httpx.AsyncClient(base_url=narrow.url, timeout=60) as calls:
+        first = asyncio.create_task(
+            calls.post("/v1/completions", json=endless(model="small:sample", max_tokens=400, n=4))
+        )
+        await asyncio.sleep(0.1)
+        hasty = {"model": "small", "prompt": PUZZLE, "search": {"budget": {"deadline_ms": 100}}}
+        answer = await calls.post("/v1/completions", json=hasty)
+        assert not first.done()
+        assert answer.status_code == 504
+        assert answer.json()["error"]["code"] == "deadline_exceeded"
+        assert (await first).status_code == 200

@@ -53,6 +53,8 @@ CASES: list[tuple[str, Body, str | None]] = [
     ("more tokens than the context", {"max_tokens": 1020}, "max_tokens"),
     ("suffix", {"suffix": "."}, "suffix"),
     ("bias of no token", {"logit_bias": {"x": 1}}, "logit_bias"),
+    ("bias of a number without end", {"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+    ("too many biases", {"logit_bias": dict.fromkeys(map(str, range(2000)), 1)}, "logit_bias"),
     ("bias of an unknown token", {"logit_bias": {"999999": 1}}, "logit_bias"),
     ("stream options without a stream", {"stream_options": {}}, "stream_options"),
     ("seed of a wrong type", {"seed": "x"}, "seed"),
@@ -196,6 +198,7 @@ def test_a_body_above_the_cap_is_refused_while_it_comes_in(narrow: Process, chun
         ({"search": {"budget": {"deadline_ms": 5001}}}, "search.budget.deadline_ms"),
         ({"search": {"budget": {"nodes": 101}}}, "search.budget.nodes"),
         ({"search": {"parallel": 5}}, "search.parallel"),
+        ({"search": {"rollouts": {"count": 1000}}}, "search.rollouts.count"),
         ({"search": {"width": {"samples": 6}}}, "search.width.samples"),
         ({"search": {"width": {"beam": 6}}}, "search.width.beam"),
     ],
@@ -212,7 +215,9 @@ def test_a_preset_beyond_the_caps_is_lowered_and_serves(narrow: Process) -> None
     body = {"model": "small", "prompt": PUZZLE}
     response = httpx.post(f"{narrow.url}/v1/completions", json=body, timeout=30)
     assert response.status_code == 200
-    assert response.json()["search"]["simulations"] <= 32
+    search = response.json()["search"]
+    ladder = search["fallback"] or {"at_simulation": search["simulations"]}
+    assert ladder["at_simulation"] <= 32
 
 
 def test_a_long_prompt_is_refused_at_once(http: httpx.Client) -> None:
