@@ -86,8 +86,9 @@ class Evaluation:
     @property
     def sighted(self) -> bool:
         """Whether something can be said of unfinished states."""
-        return self.rollouts or any(
-            name not in self._outcome_critics and name not in self.lost for name, _ in self._weights
+        return any(
+            name not in self.lost and (self.rollouts or name not in self._outcome_critics)
+            for name, _ in self._weights
         )
 
     @property
@@ -147,9 +148,10 @@ class Evaluation:
         return outcome
 
     def extend(self, work: Extend) -> Steps[tuple[Option, ...]]:
-        """Options and their scores. Raises `WorkFailed`, but never because of a critic."""
+        """Options and their scores. Raises `WorkFailed`, but never because of a critic: what fails
+        with critics is drawn again without them, and they are asked afterwards."""
         (outcome,) = yield (work,)
-        if isinstance(outcome, Failed) and outcome.reason == "critic_error" and work.critics:
+        if isinstance(outcome, Failed) and work.critics and outcome.reason not in _NO_CRITICS_FAULT:
             (outcome,) = yield (replace(work, critics=()),)
             if isinstance(outcome, Extended):
                 scored: list[Option] = []

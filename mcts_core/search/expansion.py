@@ -130,8 +130,9 @@ class Expansion:
 
         Options too much like a sibling are drawn again when no draw was new; when all draws are
         like one, the most distant one is kept (AlphaLLM, state merge), unless that says the very
-        same.
+        same. What finds no room below the node is given back.
         """
+        room = max(count, self._width.maximum(node))  # a beam's width may be above the tree's
         best: Option | None = None
         best_distance = -1.0
         for _ in range(1 + self._redraws):
@@ -148,7 +149,7 @@ class Expansion:
             for option in options:
                 tree.merged += max(0, len(option.draws) - 1)
                 distance, sibling = self._likeness.nearest(node, option.text)
-                if sibling is None and len(node.children) < self._width.maximum(node):
+                if sibling is None and len(node.children) < room:
                     grown.append((self._adopt(tree, node, option, work.max_tokens, origin), option))
                     continue
                 tree.merged += 1
@@ -168,7 +169,7 @@ class Expansion:
                 break
         assert best is not None
         distance, sibling = self._likeness.nearest(node, best.text)
-        if sibling is not None and distance == 0.0:
+        if (sibling is not None and distance == 0.0) or len(node.children) >= room:
             self._drop(best)
             return [], sibling
         return [(self._adopt(tree, node, best, self._max_option, origin), best)], None

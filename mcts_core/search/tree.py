@@ -16,9 +16,14 @@ limit of the request or the model cut it ("length": an unfinished end)."""
 class Node:
     """A state: the prompt and the options so far.
 
-    Every visit of a node is a visit of its parent. What `visits` has beyond the children's visits
-    together ended here: the node's own evaluation, draws that merged into it, and, once it is
-    solved, absorbed visits.
+    Children that are drawn together have their own evaluation as a visit each, but are one visit
+    of their parent, with the best of their values. So a node's visits are the sum of
+
+    - its own evaluation, if it could be valued;
+    - its children's visits, their own evaluations left out;
+    - one for each simulation that valued new children here (in a beam and in the ladder, one for
+      each new child);
+    - those that ended here: draws that merged into it and, once it is solved, absorbed visits.
     """
 
     __slots__ = (

@@ -59,6 +59,7 @@ class TreeSearch(ABC):
         self._flow = Flow(self._next, self._meter.commit, self._failed, self._outbox)
         self._stage: Literal["new", "growing", "finishing"] = "new"
         self._tree: Tree | None = None
+        self._chosen: list[Node] | None = None
         self._stop: StopReason | None = None
         self._failure: Failed | None = None
         self._result: SearchResult | SearchFailed | None = None
@@ -167,6 +168,10 @@ class TreeSearch(ABC):
             for node in unscored:
                 yield from attempt(self._evaluation.complete(node))
                 self._evaluation.note(tree, node)
+            again = self.choose(tree)  # an end may have lost its lead to one with fewer scores
+            if any(node not in chosen and self._evaluation.missing(node) for node in again):
+                again = sorted(chosen, key=self._evaluation.rank, reverse=True)
+            self._chosen = again
 
     def _settle(self) -> None:
         """Sets the result from what is there, and drops whatever is in flight."""
@@ -175,7 +180,7 @@ class TreeSearch(ABC):
 
     def _read_out(self) -> SearchResult | SearchFailed:
         tree = self._tree
-        chosen = self.choose(tree) if tree is not None else []
+        chosen = self._chosen or (self.choose(tree) if tree is not None else [])
         if tree is None or not chosen:
             failure = self._failure or self._expansion.failure
             if self._stop == "deadline" or failure is None:

@@ -72,9 +72,10 @@ class MCTS(TreeSearch):
         """
         began = self._meter.now()
         flying = list(path)
+        draws = count
         try:
             while True:
-                new, merged = yield from self._expansion.expand(tree, path[-1], count, self.name)
+                new, merged = yield from self._expansion.expand(tree, path[-1], draws, self.name)
                 values = [
                     value for child in new if (value := self._first_visit(tree, child)) is not None
                 ]
@@ -90,6 +91,7 @@ class MCTS(TreeSearch):
                 path.append(new[0])
                 new[0].virtual += 1
                 flying.append(new[0])
+                draws = 1
         finally:
             for node in flying:
                 node.virtual -= 1

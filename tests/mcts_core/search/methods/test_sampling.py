@@ -4,7 +4,7 @@ import pytest
 
 from mcts_core.search.parameters import Budget, SearchParameters
 from mcts_core.search.search import SearchFailed
-from mcts_core.search.work import Boundary, Extend, FailureReason, Work
+from mcts_core.search.work import Boundary, Extend, Extended, FailureReason, Work
 from tests.mcts_core.search.world import World, build, drive, solve
 
 
@@ -34,8 +34,9 @@ def test_samples_are_in_the_order_of_their_choices_whatever_their_scores() -> No
         assert result.method == "sample"
         by_key = {}
         for work in extends(world):
-            tokens = World().do(Extend(work.state, work.sampling, work.key)).tokens  # type: ignore[union-attr]
-            by_key[work.key[0]] = tokens
+            drawn = World().do(Extend(work.state, work.sampling, work.key))
+            assert isinstance(drawn, Extended)
+            by_key[work.key[0]] = drawn.options[0].tokens
         assert [t.tokens for t in result.trajectories] == [by_key[i] for i in range(4)]
         assert all(t.scores.keys() == {"noise"} for t in result.trajectories)
 
