@@ -151,6 +151,17 @@ def test_draws_that_are_all_copies_are_drawn_again_together() -> None:
     assert desk.tree.merged == 2
 
 
+def test_copies_are_not_drawn_again_beyond_the_budget() -> None:
+    desk = Desk(budget={"nodes": 4})
+    steps = desk.expansion.expand(desk.tree, desk.tree.root, 2, "mcts")
+    next(steps)
+    (_, second), _ = desk.expand(drawn("a", "b"), count=2)
+    with pytest.raises(StopIteration) as stop:
+        steps.send((drawn("b", "a"),))
+    assert stop.value.value == ([], second)
+    assert sorted(desk.released) == ["a", "b"]
+
+
 def test_options_beyond_a_nodes_maximum_are_given_back() -> None:
     desk = Desk(width=Width(root=(1, 3)))
     desk.expand(drawn("a", "b"), count=2)
