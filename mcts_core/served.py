@@ -160,7 +160,6 @@ class ServedModel:
             stop=query.stop,
             n=query.n,
             stream=query.stream,
-            account=account,
             clock=time.monotonic,
             started=now,
             outcome_critics=frozenset(

@@ -23,10 +23,11 @@ from mcts_core.engine.run import Run
 from mcts_core.engine.sampler import Draw, Drawn, sample
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.session import Job, Session
+from mcts_core.engine.text import StepRuleTooSlow
 from mcts_core.kv.blocks import KVExhausted
 from mcts_core.kv.branch import Copies
 from mcts_core.query import EngineGauges, PoolGauge, Reply
-from mcts_core.search.search import Search, SearchFailed
+from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import Failed, Outcome, Release, Work
 
 _log = structlog.get_logger(__name__)
@@ -172,7 +173,14 @@ class Engine:
     def _expire(self, now: float) -> None:
         for session in tuple(self._sessions):
             if session.deadline is not None and now >= session.deadline:
-                self._guarded(session, partial(_expired, session.search))
+                self._guarded(session, partial(self._settle, session))
+
+    def _settle(self, session: Session) -> Sequence[Work]:
+        """The deadline has passed: the search ends with what is there."""
+        session.search.expire(self._jobs.unfinished(session))
+        if session.search.result is None:
+            raise RuntimeError("it did not settle at its deadline")
+        return ()
 
     def _draw(self) -> int:
         """Draws the next token of every option whose logits are there."""
@@ -215,7 +223,11 @@ class Engine:
         self._jobs.runs.extend(other for other, _ in parting)
         for each, found in ((run, first[0]), *parting):
             assert each.decode is not None
-            each.tokens.append(each.decode.take(found))
+            try:
+                each.tokens.append(each.decode.take(found))
+            except StepRuleTooSlow as error:
+                self._jobs.fail(each, Failed("internal", str(error)))
+                continue
             if each.decode.finish is not None and not each.compute_last:
                 each.settle()
 
@@ -288,7 +300,7 @@ class Engine:
             moved = True
             job, outcome = self._delivery.popleft()
             session = job.session
-            session.jobs -= 1
+            session.jobs.pop(job, None)
             if not session.ended:
                 self._guarded(session, partial(session.search.deliver, job.work, outcome))
 
@@ -361,10 +373,3 @@ class Engine:
             if session.events:
                 events, session.events = session.events, []
                 session.listener(events)
-
-
-def _expired(search: Search) -> Sequence[Work]:
-    search.expire()
-    if search.result is None:
-        raise RuntimeError("it did not settle at its deadline")
-    return ()

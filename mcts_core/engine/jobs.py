@@ -94,7 +94,7 @@ class Jobs:
     def submit(self, session: Session, work: Work) -> None:
         """Begins a piece of work; what it computes is in the next step's batch."""
         job = Job(session, work)
-        session.jobs += 1
+        session.jobs[job] = None
         match work:
             case Open():
                 job.steps = self._open(job, work)
@@ -124,6 +124,23 @@ class Jobs:
             if outcome is not None:
                 done.append((job, outcome))
         return done
+
+    def unfinished(self, session: Session) -> list[tuple[Work, Extended]]:
+        """What was drawn so far of the options under way: not computed to their last token and
+        not scored, so that they can be shown but not continued."""
+        found: list[tuple[Work, Extended]] = []
+        for job in session.jobs:
+            if not isinstance(job.work, Extend):
+                continue
+            parent = _node(job.work.state)
+            drawn = [run for run in job.runs if run.decode is not None and run.decode.logprobs]
+            options = tuple(
+                _option(run, NodeState(run.tokens, parent, parent.prompt_length), {})
+                for run in drawn
+            )
+            if options:
+                found.append((job.work, Extended(options, job.cost)))
+        return found
 
     def fail(self, run: Run, failed: Failed) -> None:
         """Gives a run up: its blocks are cleaned and returned, and those who wait for it hear."""
@@ -196,6 +213,7 @@ class Jobs:
             stream=work.stream,
         )
         run = self._continue(job, parent, parent.seats[POLICY], POLICY, decode)
+        job.runs = run.family
         runs = yield from self._all(run)
         states = [self._settled(run, parent) for run in runs]
         try:
@@ -205,8 +223,7 @@ class Jobs:
                 state.release()
             raise
         options = tuple(
-            _option(run, state, len(parent.tokens), own)
-            for run, state, own in zip(runs, states, scores, strict=True)
+            _option(run, state, own) for run, state, own in zip(runs, states, scores, strict=True)
         )
         return Extended(options, job.cost)
 
@@ -414,17 +431,17 @@ def _node(state: State) -> NodeState:
     return state
 
 
-def _option(run: Run, state: NodeState, start: int, scores: Mapping[str, float]) -> Option:
+def _option(run: Run, state: NodeState, scores: Mapping[str, float]) -> Option:
     decode = run.decode
     assert decode is not None
-    assert decode.finish is not None
+    assert state.parent is not None
     return Option(
         state=state,
-        tokens=tuple(run.tokens[start:]),
+        tokens=tuple(run.tokens[len(state.parent.tokens) :]),
         logprobs=tuple(decode.logprobs),
         draw_logprobs=tuple(decode.draw_logprobs),
         text=decode.text(),
-        finish=decode.finish,
+        finish=decode.finish or "length",
         scores=scores,
         draws=decode.draws,
     )

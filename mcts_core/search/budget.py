@@ -35,6 +35,7 @@ class Meter:
         "first_seconds",
         "flying",
         "launched",
+        "settled",
         "simulations",
         "spent",
     )
@@ -62,6 +63,8 @@ class Meter:
         """Options being drawn."""
         self.simulations = 0
         """Simulations that ended in a backup."""
+        self.settled = False
+        """Set when the method has ended: what the ladder grows is no simulation of the method's."""
         self.first_seconds: float | None = None
         """From admission to the first of them."""
 
@@ -83,7 +86,7 @@ class Meter:
         self.flying -= count
 
     def simulated(self) -> None:
-        self.simulations += 1
+        self.simulations += not self.settled
         if self.first_seconds is None:
             self.first_seconds = self._clock() - self._started
 

@@ -83,8 +83,13 @@ class Expansion:
         return [child for child, _ in grown], merged
 
     def grow(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
-        """As `expand`, and the new children's values backed up."""
+        """As `expand`, and the new children's values backed up. Draws that came to the same option
+        are made up for once, by as many that are told to avoid it."""
         new, _ = yield from self.expand(tree, node, count, origin)
+        short = count - len(new)
+        if new and short and not node.closed and not self._meter.exhausted(tree, short):
+            more, _ = yield from self.expand(tree, node, short, origin)
+            new += more
         for child in new:
             self._back_up(tree, child)
         return new

@@ -25,7 +25,7 @@ from mcts_core.search.search import (
 from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.width import AdaptiveWidth
-from mcts_core.search.work import Failed, Outcome, Work
+from mcts_core.search.work import Extend, Extended, Failed, Outcome, Work
 
 _AT_ONCE: frozenset[StopReason] = frozenset(("score", "converged"))
 """Reasons to stop that leave no interest in what is still in flight."""
@@ -90,10 +90,22 @@ class TreeSearch(ABC):
             return ()
         return self._flow.deliver(work, outcome)
 
-    def expire(self) -> None:
-        if self._result is None:
-            self._stop = "deadline"
-            self._settle()
+    def expire(self, unfinished: Sequence[tuple[Work, Extended]]) -> None:
+        if self._result is not None:
+            return
+        self._stop = "deadline"
+        if self._tree is not None and not self._tree.finished:
+            for work, extended in unfinished:
+                if isinstance(work, Extend):
+                    self.cut(self._tree, work, extended)
+        self._settle()
+
+    def cut(self, tree: Tree, work: Extend, extended: Extended) -> None:
+        """Options that the deadline found unfinished become unfinished ends."""
+        parent = next((node for node in tree.walk() if node.state is work.state), None)
+        if parent is not None:
+            for option in extended.options:
+                tree.add(parent, option, "length", self.name)
 
     @property
     def result(self) -> SearchResult | SearchFailed | None:

@@ -32,7 +32,7 @@ from mcts_core.search.work import (
     Scored,
     State,
 )
-from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running
+from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running, Scripted
 from tests.mcts_core.models_zoo import VOCABULARY, make
 
 PROMPT = tuple(range(5, 16))
@@ -275,9 +275,20 @@ def test_a_deadline_ends_a_search_within_a_step(running: Running) -> None:
         while True:
             yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 50)]
 
-    (answer,) = running.run(endless(), deadline=0.1)
-    assert isinstance(answer, SearchFailed)
-    assert answer.reason == "deadline"
+    heard: list[Any] = []
+    session = running.begin(endless(), heard.append, deadline=0.3)
+    running.wait_for(lambda: bool(heard))
+    assert isinstance(heard[0], SearchFailed)
+    assert heard[0].reason == "deadline"
+    search = session.search
+    assert isinstance(search, Scripted)
+    for work, extended in search.unfinished:
+        assert isinstance(work, Extend)
+        (option,) = extended.options
+        assert 1 <= len(option.tokens) <= 50
+        assert option.tokens == tuple(option.state.tokens[len(PROMPT) :])
+        assert len(option.text) == len([t for t in option.tokens if t != END_TOKEN])
+        assert not option.scores
 
 
 def test_four_trees_in_a_pool_for_little_more_than_one_all_end() -> None:

@@ -181,11 +181,11 @@ def test_nothing_happens_after_the_end() -> None:
     world = World()
     search = build(world, SearchParameters())
     (opening,) = search.start()
-    search.expire()
+    search.expire(())
     failed = search.result
     assert isinstance(failed, SearchFailed)
     assert search.deliver(opening, world.do(opening)) == ()
-    search.expire()
+    search.expire(())
     assert search.result is failed
 
 

@@ -21,7 +21,6 @@ from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import Search, SearchFailed, SearchResult
 from mcts_core.search.tree import Tree
 from mcts_core.search.work import (
-    Account,
     Boundary,
     Extend,
     Extended,
@@ -306,7 +305,6 @@ def build(
         stop=stop,
         n=n,
         stream=stream,
-        account=Account(),
         clock=clock,
         started=clock(),
         outcome_critics=frozenset(("orm",)),
@@ -341,10 +339,10 @@ def drive(
     delivered = 0
     while search.result is None:
         if expire_after is not None and delivered >= expire_after:
-            search.expire()
+            search.expire(())
             break
         if clock is not None and deadline is not None and clock() >= deadline:
-            search.expire()
+            search.expire(())
             break
         assert pending, "the search waits for nothing and has no result"
         index = 0 if shuffle is None else chance.randrange(len(pending))

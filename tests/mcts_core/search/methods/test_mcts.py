@@ -12,7 +12,7 @@ from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Widt
 from mcts_core.search.search import SearchResult
 from mcts_core.search.tree import Tree
 from mcts_core.search.work import Boundary, Extend, Extended, Finish
-from tests.mcts_core.search.world import World, WorldState, grow, reachable, solve
+from tests.mcts_core.search.world import World, WorldState, build, grow, reachable, solve
 
 EXACT = {"value": 1.0, "orm": 1.0}
 ON = StopWhen(converged=False)
@@ -251,3 +251,19 @@ def test_a_simulation_that_loses_its_only_critic_goes_on_with_one_option_at_a_ti
     assert set(draws[1:]) == {1}
     assert all(len(node.children) <= 1 for node in tree.walk() if node.depth)
     assert tree.terminals
+
+
+def test_a_deadline_before_the_first_option_returns_what_was_drawn_of_it() -> None:
+    world = World()
+    search = build(world, SearchParameters(critics={"value": 1.0}))
+    (opening,) = search.start()
+    (work, *_) = search.deliver(opening, world.do(opening))
+    assert isinstance(work, Extend)
+    whole = world.do(work)
+    assert isinstance(whole, Extended)
+    option = replace(whole.options[0], text="1 +", finish="length", scores={})
+    search.expire([(work, Extended((option,), 3))])
+    result = search.result
+    assert isinstance(result, SearchResult)
+    assert (result.trajectories[0].text, result.trajectories[0].finish_reason) == ("1 +", "length")
+    assert result.trajectories[0].score is None
