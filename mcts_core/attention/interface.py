@@ -87,6 +87,10 @@ MIN_ROWS = 16
 padded to a multiple of this, so that a row's result does not depend on how many others there are.
 """
 
+VECTOR_ROWS = 32
+"""Exponentials and logarithms of a vector are computed in runs of this many values, and one by one,
+rounding differently, in what is left; vectors with a value a row are padded to a multiple of it."""
+
 GROUP_BLOCKS = 4
 """Contexts of rows are padded to a multiple of this many blocks."""
 

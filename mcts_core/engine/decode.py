@@ -1,8 +1,9 @@
-"""One option while it is drawn token by token."""
+"""Options while they are drawn token by token."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 
@@ -15,9 +16,10 @@ from mcts_core.search.work import Boundary, Finish, Sampling, Sibling, TokenLogp
 
 
 class Decode:
-    """Says how the next token is to be drawn and when the option ends.
+    """One sequence of tokens, and the draws that have come to it so far.
 
-    `logits` `[vocabulary]` are set whenever a token can be drawn.
+    Says how their next tokens are to be drawn and when the option ends. Draws that part go on in
+    a `split`. `logits` `[vocabulary]` are set whenever tokens can be drawn.
     """
 
     __slots__ = (
@@ -26,14 +28,15 @@ class Decode:
         "_decoder",
         "_emit",
         "_end_tokens",
-        "_key",
+        "_greedy_draw",
         "_limit",
+        "_node",
         "_sampling",
         "_siblings",
-        "_start",
         "_stream",
         "_text",
         "draw_logprobs",
+        "draws",
         "finish",
         "logits",
         "logprobs",
@@ -43,7 +46,9 @@ class Decode:
         self,
         *,
         sampling: Sampling,
-        key: tuple[int, int],
+        node: int,
+        draws: tuple[int, ...],
+        greedy_draw: int | None,
         boundary: Boundary,
         boundary_tokens: frozenset[int] | None,
         stop: tuple[str, ...],
@@ -58,9 +63,10 @@ class Decode:
         """`boundary_tokens`, when given, are all tokens that meet the boundary, each by itself:
         no text has to be looked at. `before` are the tokens that the option continues."""
         self._sampling = sampling
-        self._key = key
+        self._node = node
+        self.draws = draws
+        self._greedy_draw = greedy_draw
         self._limit = limit
-        self._start = len(before)
         self._before = before[-8:]
         self._end_tokens = end_tokens
         self._decoder = decoder
@@ -74,17 +80,30 @@ class Decode:
         self.draw_logprobs: list[float] = []
         self.finish: Finish | None = None
 
-    def draw(self, tokens: Sequence[int], prompt_length: int) -> Draw:
-        """What the next token's draw depends on; `tokens` are the sequence's so far."""
-        sampling = self._sampling
-        noise = 0.0
-        if sampling.temperature:
-            noise = uniform(sampling.seed, *self._key, len(self.logprobs))
+    def rows(self, tokens: Sequence[int], prompt_length: int) -> list[Draw]:
+        """What each draw's next token depends on; `tokens` are the sequence's so far."""
+        sampling, position = self._sampling, len(self.logprobs)
         factors = self._siblings.factors() if self._siblings else {}
-        return Draw(sampling, noise, factors, tokens, prompt_length)
+        rows: list[Draw] = []
+        for draw in self.draws:
+            greedy = not sampling.temperature or draw == self._greedy_draw
+            noise = 0.0 if greedy else uniform(sampling.seed, self._node, draw, position)
+            rows.append(Draw(sampling, greedy, noise, factors, tokens, prompt_length))
+        return rows
+
+    def split(self, draws: tuple[int, ...]) -> Decode:
+        """The same sequence for some of its draws, which are about to part from the others."""
+        other = copy(self)
+        other.draws = draws
+        self.draws = tuple(draw for draw in self.draws if draw not in draws)
+        other.logprobs = list(self.logprobs)
+        other.draw_logprobs = list(self.draw_logprobs)
+        other._siblings = self._siblings.copy() if self._siblings else None
+        other._text = self._text.copy() if self._text is not None else None
+        return other
 
     def take(self, drawn: Drawn) -> int:
-        """The token that was drawn; sets `finish` when the option ends with it."""
+        """The token that its draws agree on; sets `finish` when the option ends with it."""
         self.logits = None
         self.logprobs.append(drawn.logprob)
         self.draw_logprobs.append(drawn.draw_logprob)

@@ -20,13 +20,14 @@ from mcts_core.engine.decode import Decode
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident, Rows
 from mcts_core.engine.run import Run
-from mcts_core.engine.sampler import sample
+from mcts_core.engine.sampler import Draw, Drawn, sample
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.session import Job, Session
+from mcts_core.engine.text import StepRuleTooSlow
 from mcts_core.kv.blocks import KVExhausted
 from mcts_core.kv.branch import Copies
 from mcts_core.query import EngineGauges, PoolGauge, Reply
-from mcts_core.search.search import Search, SearchFailed
+from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import Failed, Outcome, Release, Work
 
 _log = structlog.get_logger(__name__)
@@ -172,7 +173,14 @@ class Engine:
     def _expire(self, now: float) -> None:
         for session in tuple(self._sessions):
             if session.deadline is not None and now >= session.deadline:
-                self._guarded(session, partial(_expired, session.search))
+                self._guarded(session, partial(self._settle, session))
+
+    def _settle(self, session: Session) -> Sequence[Work]:
+        """The deadline has passed: the search ends with what is there."""
+        session.search.expire(self._jobs.unfinished(session))
+        if session.search.result is None:
+            raise RuntimeError("it did not settle at its deadline")
+        return ()
 
     def _draw(self) -> int:
         """Draws the next token of every option whose logits are there."""
@@ -185,21 +193,43 @@ class Engine:
             ]
             if not waiting:
                 continue
-            total += len(waiting)
-            logits = torch.stack(
-                [decode.logits for _, decode in waiting if decode.logits is not None]
-            )
-            draws = [decode.draw(run.tokens, run.prompt_length) for run, decode in waiting]
-            for (run, decode), drawn in zip(waiting, sample(logits, draws), strict=True):
-                if drawn is None:
-                    message = "the model's logits are not finite"
-                    self._jobs.fail(run, Failed("numeric", message))
-                    continue
-                run.tokens.append(decode.take(drawn))
-                if decode.finish is not None and not run.compute_last:
-                    run.settle()
+            logits: list[torch.Tensor] = []
+            draws: list[Draw] = []
+            for run, decode in waiting:
+                assert decode.logits is not None
+                rows = decode.rows(run.tokens, run.prompt_length)
+                logits += [decode.logits] * len(rows)
+                draws += rows
+            total += len(draws)
+            drawn = sample(logits, draws)
+            at = 0
+            for run, decode in waiting:
+                end = at + len(decode.draws)
+                self._take(run, decode, drawn[at:end])
+                at = end
         self._jobs.sweep()
         return total
+
+    def _take(self, run: Run, decode: Decode, drawn: Sequence[Drawn | None]) -> None:
+        """Takes a run's draws on by a token each; those that differ go on in runs of their own."""
+        by_token: dict[int, tuple[Drawn, list[int]]] = {}
+        for draw, found in zip(decode.draws, drawn, strict=True):
+            if found is None:
+                self._jobs.fail(run, Failed("numeric", "the model's logits are not finite"))
+                return
+            by_token.setdefault(found.logprob.token, (found, []))[1].append(draw)
+        first, *others = by_token.values()
+        parting = [(run.split(tuple(draws)), found) for found, draws in others]
+        self._jobs.runs.extend(other for other, _ in parting)
+        for each, found in ((run, first[0]), *parting):
+            assert each.decode is not None
+            try:
+                each.tokens.append(each.decode.take(found))
+            except StepRuleTooSlow as error:
+                self._jobs.fail(each, Failed("internal", str(error)))
+                continue
+            if each.decode.finish is not None and not each.compute_last:
+                each.settle()
 
     def _forward(self, name: str, resident: Resident, stalled: list[Run]) -> int:
         """One forward of one model; returns the number of tokens computed."""
@@ -270,7 +300,7 @@ class Engine:
             moved = True
             job, outcome = self._delivery.popleft()
             session = job.session
-            session.jobs -= 1
+            session.jobs.pop(job, None)
             if not session.ended:
                 self._guarded(session, partial(session.search.deliver, job.work, outcome))
 
@@ -343,10 +373,3 @@ class Engine:
             if session.events:
                 events, session.events = session.events, []
                 session.listener(events)
-
-
-def _expired(search: Search) -> Sequence[Work]:
-    search.expire()
-    if search.result is None:
-        raise RuntimeError("it did not settle at its deadline")
-    return ()

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
+import structlog
 import torch
 
 from mcts_core.engine.decode import Decode
@@ -28,17 +29,22 @@ from mcts_core.search.work import (
     Failed,
     Open,
     Opened,
+    Option,
     Outcome,
     Release,
     RolledOut,
     Rollout,
     Score,
     Scored,
+    Sibling,
     State,
     Tally,
     Work,
 )
 
+_log = structlog.get_logger(__name__)
+
+_TO_THE_END = Boundary()
 _RELEASED = Failed("internal", "the state was released while it was in use")
 
 POLICY = "policy"
@@ -88,7 +94,7 @@ class Jobs:
     def submit(self, session: Session, work: Work) -> None:
         """Begins a piece of work; what it computes is in the next step's batch."""
         job = Job(session, work)
-        session.jobs += 1
+        session.jobs[job] = None
         match work:
             case Open():
                 job.steps = self._open(job, work)
@@ -118,6 +124,23 @@ class Jobs:
             if outcome is not None:
                 done.append((job, outcome))
         return done
+
+    def unfinished(self, session: Session) -> list[tuple[Work, Extended]]:
+        """What was drawn so far of the options under way: not computed to their last token and
+        not scored, so that they can be shown but not continued."""
+        found: list[tuple[Work, Extended]] = []
+        for job in session.jobs:
+            if not isinstance(job.work, Extend):
+                continue
+            parent = _node(job.work.state)
+            drawn = [run for run in job.runs if run.decode is not None and run.decode.logprobs]
+            options = tuple(
+                _option(run, NodeState(run.tokens, parent, parent.prompt_length), {})
+                for run in drawn
+            )
+            if options:
+                found.append((job.work, Extended(options, job.cost)))
+        return found
 
     def fail(self, run: Run, failed: Failed) -> None:
         """Gives a run up: its blocks are cleaned and returned, and those who wait for it hear."""
@@ -151,6 +174,9 @@ class Jobs:
                 return outcome
             except WorkFailed as error:
                 return error.failed
+            except Exception as error:
+                _log.exception("work failed")
+                return Failed("internal", f"{type(job.work).__name__}: {error}")
             open_waits = [wait for wait in job.waits if not wait.settled]
             if open_waits:
                 self._wait(job, open_waits)
@@ -171,80 +197,111 @@ class Jobs:
     def _open(self, job: Job, work: Open) -> Steps:
         state = NodeState(list(work.tokens), None, len(work.tokens))
         yield [self._seat(job, state, POLICY)]
-        scores = yield from self._scores(job, state, work.critics)
+        (scores,) = yield from self._scores(job, [state], work.critics)
         return Opened(state, scores, job.cost)
 
     def _extend(self, job: Job, work: Extend) -> Steps:
         parent = _node(work.state)
-        seat = parent.seats[POLICY]
-        decode = self._decode(job, parent, work)
-        run = self._continue(job, parent, seat, POLICY, decode)
-        yield [run]
-        assert run.hidden is not None
-        assert decode.finish is not None
-        state = NodeState(run.tokens, parent, parent.prompt_length)
-        state.seats[POLICY] = own = Seat(length=len(run.tokens))
-        own.occupy(run.branch, run.hidden, run.logits)
-        scores = yield from self._scores(job, state, work.critics)
-        return Extended(
-            state=state,
-            tokens=tuple(run.tokens[len(parent.tokens) :]),
-            logprobs=tuple(decode.logprobs),
-            draw_logprobs=tuple(decode.draw_logprobs),
-            text=decode.text(),
-            finish=decode.finish,
-            scores=scores,
-            spent=job.cost,
+        decode = self._decode(
+            job,
+            parent,
+            work,
+            draws=tuple(range(work.key[1], work.key[1] + work.draws)),
+            greedy_draw=work.key[1] if work.greedy_first else None,
+            boundary=work.boundary,
+            siblings=work.siblings,
+            stream=work.stream,
         )
+        run = self._continue(job, parent, parent.seats[POLICY], POLICY, decode)
+        job.runs = run.family
+        runs = yield from self._all(run)
+        states = [self._settled(run, parent) for run in runs]
+        try:
+            scores = yield from self._scores(job, states, work.critics)
+        except WorkFailed:
+            for state in states:
+                state.release()
+            raise
+        options = tuple(
+            _option(run, state, own) for run, state, own in zip(runs, states, scores, strict=True)
+        )
+        return Extended(options, job.cost)
+
+    def _all(self, run: Run) -> Generator[Sequence[Pending], None, list[Run]]:
+        """Waits for a run and for all that split from it; by their first draws."""
+        family = run.family
+        try:
+            while waits := [member for member in family if not member.settled]:
+                yield waits
+        except WorkFailed as error:
+            for member in family:
+                if not member.settled:
+                    self.fail(member, error.failed)
+                member.branch.release()
+            self.sweep()
+            raise
+        return sorted(family, key=lambda member: member.decode.draws if member.decode else ())
+
+    def _settled(self, run: Run, parent: NodeState) -> NodeState:
+        """The state that a decoding run has come to."""
+        assert run.hidden is not None
+        state = NodeState(run.tokens, parent, parent.prompt_length)
+        state.seats[POLICY] = seat = Seat(length=len(run.tokens))
+        seat.occupy(run.branch, run.hidden, run.logits)
+        return state
 
     def _rollout(self, job: Job, work: Rollout) -> Steps:
         parent = _node(work.state)
         seat = self._seat(job, parent, ROLLOUT)
         yield [seat]
-        decode = self._decode(job, parent, work)
+        decode = self._decode(job, parent, work, draws=(work.key[1],))
         run = self._continue(job, parent, seat, ROLLOUT, decode, compute_last=False)
         yield [run]
         assert decode.finish is not None
         state = NodeState(run.tokens, parent, parent.prompt_length)
         run.branch.release()
         try:
-            scores = yield from self._scores(job, state, work.critics)
+            (scores,) = yield from self._scores(job, [state], work.critics)
         finally:
             state.release()
         tokens = tuple(run.tokens[len(parent.tokens) :])
         return RolledOut(tokens, decode.text(), decode.finish, scores, job.cost)
 
     def _score(self, job: Job, work: Score) -> Steps:
-        scores = yield from self._scores(job, _node(work.state), work.critics)
+        (scores,) = yield from self._scores(job, [_node(work.state)], work.critics)
         return Scored(scores, job.cost)
 
     def _scores(
-        self, job: Job, state: NodeState, critics: Sequence[str]
-    ) -> Generator[Sequence[Pending], None, Mapping[str, float]]:
-        """The critics' scores of a state: each reads its own model's hidden state there."""
-        if not critics:
-            return {}
+        self, job: Job, states: Sequence[NodeState], critics: Sequence[str]
+    ) -> Generator[Sequence[Pending], None, list[Mapping[str, float]]]:
+        """The critics' scores of states: each reads its own model's hidden state there."""
         models = {critic: self._critics[critic] for critic in critics}
-        seats = {model: self._seat(job, state, model) for model in dict.fromkeys(models.values())}
-        yield list(seats.values())
+        seats = [
+            {model: self._seat(job, state, model) for model in dict.fromkeys(models.values())}
+            for state in states
+        ]
+        yield [seat for own in seats for seat in own.values()]
         waits: list[HeadScore] = []
-        for critic, model in models.items():
-            seat = seats[model]
-            if critic not in seat.scores:
+        for own in seats:
+            for critic, model in models.items():
+                seat = own[model]
+                if critic in seat.scores:
+                    continue
                 if seat.hidden is None:
                     raise WorkFailed(_RELEASED)
-                waits.append(
-                    HeadScore(
-                        session=job.session,
-                        seat=seat,
-                        model=model,
-                        critic=critic,
-                        hidden=seat.hidden,
-                    )
+                score = HeadScore(
+                    session=job.session,
+                    seat=seat,
+                    model=model,
+                    critic=critic,
+                    hidden=seat.hidden,
                 )
+                waits.append(score)
         self.scores.extend(waits)
         yield waits
-        return {critic: seats[model].scores[critic] for critic, model in models.items()}
+        return [
+            {critic: own[model].scores[critic] for critic, model in models.items()} for own in seats
+        ]
 
     def _seat(self, job: Job, state: NodeState, model: str) -> Seat:
         """The state's seat in a model; if it has none, a run is begun that computes what is
@@ -323,27 +380,39 @@ class Jobs:
             compute_last=compute_last,
             prompt_length=parent.prompt_length,
         )
+        run.family.append(run)
         run.tally.cached += run.branch.length
         decode.logits = seat.logits
         self.runs.append(run)
         return run
 
-    def _decode(self, job: Job, parent: NodeState, work: Extend | Rollout) -> Decode:
-        boundary = work.boundary if isinstance(work, Extend) else Boundary()
-        session = job.session
+    def _decode(
+        self,
+        job: Job,
+        parent: NodeState,
+        work: Extend | Rollout,
+        *,
+        draws: tuple[int, ...],
+        greedy_draw: int | None = None,
+        boundary: Boundary = _TO_THE_END,
+        siblings: Sequence[Sibling] = (),
+        stream: int | None = None,
+    ) -> Decode:
         return Decode(
             sampling=work.sampling,
-            key=work.key,
+            node=work.key[0],
+            draws=draws,
+            greedy_draw=greedy_draw,
             boundary=boundary,
             boundary_tokens=self._tokens_of(boundary),
             stop=work.stop,
-            siblings=work.siblings if isinstance(work, Extend) else (),
+            siblings=siblings,
             limit=min(work.max_tokens, self._context_length - len(parent.tokens)),
             before=parent.tokens,
             end_tokens=self._end_tokens,
             decoder=self._decoder,
-            stream=work.stream if isinstance(work, Extend) else None,
-            emit=session.emit,
+            stream=stream,
+            emit=job.session.emit,
         )
 
     def _tokens_of(self, boundary: Boundary) -> frozenset[int] | None:
@@ -360,6 +429,22 @@ def _node(state: State) -> NodeState:
     if not isinstance(state, NodeState):
         raise TypeError("the state was not made by this engine")
     return state
+
+
+def _option(run: Run, state: NodeState, scores: Mapping[str, float]) -> Option:
+    decode = run.decode
+    assert decode is not None
+    assert state.parent is not None
+    return Option(
+        state=state,
+        tokens=tuple(run.tokens[len(state.parent.tokens) :]),
+        logprobs=tuple(decode.logprobs),
+        draw_logprobs=tuple(decode.draw_logprobs),
+        text=decode.text(),
+        finish=decode.finish or "length",
+        scores=scores,
+        draws=decode.draws,
+    )
 
 
 def _tally(account: Account, model: str) -> Tally:

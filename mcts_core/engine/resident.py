@@ -12,6 +12,7 @@ from mcts_core.attention.interface import (
     CHUNK_TOKENS,
     GROUP_BLOCKS,
     MIN_ROWS,
+    VECTOR_ROWS,
     AttentionBatch,
     Chunk,
     RowGroup,
@@ -107,7 +108,7 @@ class Resident:
     @torch.inference_mode()
     def score(self, critic: str, hidden: Sequence[torch.Tensor]) -> list[float]:
         """The critic's scores of states, from their last tokens' hidden states `[hidden]` each."""
-        padding = [hidden[-1]] * (-len(hidden) % MIN_ROWS)
+        padding = [hidden[-1]] * (-len(hidden) % VECTOR_ROWS)
         scores = self.heads[critic](torch.stack([*hidden, *padding]))
         return [float(score) for score in scores[: len(hidden)].tolist()]
 

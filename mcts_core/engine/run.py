@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,20 @@ class Run(Pending):
     prompt_length: int = 0
     hidden: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    family: list[Run] = field(default_factory=list)
+    """All runs that came from the same one by splitting, this one included."""
+
+    def split(self, draws: tuple[int, ...]) -> Run:
+        """A run of its own for some of the draws, which are about to part from the others."""
+        assert self.decode is not None
+        other = copy(self)
+        other.waiters = []
+        other.branch = self.branch.fork()
+        other.tokens = list(self.tokens)
+        other.decode = self.decode.split(draws)
+        self.tally.cached += self.branch.length
+        self.family.append(other)
+        return other
 
     @property
     def remaining(self) -> int:

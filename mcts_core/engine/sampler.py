@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, log
 
 import torch
 
@@ -19,6 +20,8 @@ class Draw:
     """What one row wants."""
 
     sampling: Sampling
+    greedy: bool
+    """Take the most likely token; always so at temperature 0."""
     noise: float
     """Uniform in [0, 1); see `engine.noise`."""
     factors: Mapping[int, float]
@@ -36,39 +39,62 @@ class Drawn:
     logprob: TokenLogprob
     """Under the model's own distribution."""
     draw_logprob: float
-    """Under the distribution that was sampled from, siblings not taken out; for greedy rows that
-    at temperature 1."""
+    """Under the distribution at the row's temperature, siblings not taken out; at temperature 0,
+    that at temperature 1."""
 
 
-def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Drawn | None]:
-    """One token for each row of `logits` `[rows, vocabulary]`.
+def sample(rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | None]:
+    """One token for each of `draws`, from its row of logits (`[vocabulary]` each).
 
     Rows are drawn by inverting their cumulative distribution at their noise, row by row the same
     whatever the others are.
     """
-    logits = logits.float()
-    normalisers = logits.logsumexp(dim=-1)
+    logits = torch.stack(list(rows)).float()
     scaled = _scale(logits, draws)
+    own = _Normalised(logits)
     _filter(scaled, draws)
-    probabilities = scaled.softmax(dim=-1)
-    available = _without_siblings(probabilities, draws)
+    used = _Normalised(scaled)
+    available = _without_siblings(used.probabilities, draws)
     cumulative = available.cumsum(dim=-1, dtype=torch.float64)
     noise = torch.tensor([draw.noise for draw in draws], dtype=torch.float64, device=logits.device)
     at = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)
     drawn = at[:, 0].clamp_(max=logits.shape[1] - 1)
-    greedy = torch.tensor([draw.sampling.temperature == 0 for draw in draws], device=logits.device)
-    chosen = torch.where(greedy, available.argmax(dim=-1), drawn)
-    own = logits.gather(1, chosen[:, None])[:, 0] - normalisers
-    used = probabilities.gather(1, chosen[:, None])[:, 0].log()
-    tokens, owns, useds = chosen.tolist(), own.tolist(), used.tolist()
-    finite = torch.isfinite(normalisers).tolist()
-    tops = _tops(logits, normalisers, draws)
+    greedy = torch.tensor([draw.greedy for draw in draws], device=logits.device)
+    chosen = torch.where(greedy, available.argmax(dim=-1), drawn)[:, None]
+    tokens = chosen[:, 0].tolist()
+    owns, useds = own.logprobs(chosen)[:, 0].tolist(), used.logprobs(chosen)[:, 0].tolist()
+    tops = _tops(own, draws)
     return [
         Drawn(TokenLogprob(tokens[row], owns[row], tops.get(row, ())), useds[row])
-        if finite[row]
+        if finite
         else None
-        for row in range(len(draws))
+        for row, finite in enumerate(own.finite())
     ]
+
+
+class _Normalised:
+    """Logits `[rows, vocabulary]` and their softmax, which torch computes row by row: a row's
+    values are the same bits whatever the number of rows. (Its logarithm of a vector is not: values
+    left over after the last full run of a vector register are rounded differently.)"""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+        self.probabilities = logits.softmax(dim=-1)
+        self._peak, at = logits.max(dim=-1, keepdim=True)
+        peaks = self.probabilities.gather(1, at)[:, 0].tolist()
+        self._finite = [isfinite(peak) for peak in peaks]
+        logs = [
+            log(peak) if finite else 0.0 for peak, finite in zip(peaks, self._finite, strict=True)
+        ]
+        self._log_peak = torch.tensor(logs, dtype=torch.float64, device=logits.device)[:, None]
+
+    def finite(self) -> list[bool]:
+        """By row."""
+        return self._finite
+
+    def logprobs(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Of `tokens` `[rows, n]`; exact also where the probability underflows."""
+        return (self.logits.gather(1, tokens) - self._peak).double() + self._log_peak
 
 
 def _scale(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
@@ -131,13 +157,15 @@ def _without_siblings(probabilities: torch.Tensor, draws: Sequence[Draw]) -> tor
     return torch.where(empty, probabilities, available)
 
 
-def _tops(
-    logits: torch.Tensor, normalisers: torch.Tensor, draws: Sequence[Draw]
-) -> dict[int, tuple[tuple[int, float], ...]]:
+def _tops(own: _Normalised, draws: Sequence[Draw]) -> dict[int, tuple[tuple[int, float], ...]]:
     """The most likely tokens of the rows that asked for them."""
-    tops: dict[int, tuple[tuple[int, float], ...]] = {}
-    for row, draw in enumerate(draws):
-        if draw.sampling.logprobs:
-            values, tokens = (logits[row] - normalisers[row]).topk(draw.sampling.logprobs)
-            tops[row] = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
-    return tops
+    most = max((draw.sampling.logprobs for draw in draws), default=0)
+    if not most:
+        return {}
+    tokens = own.logits.topk(most, dim=-1).indices
+    logprobs = own.logprobs(tokens).tolist()
+    return {
+        row: tuple(zip(tokens[row].tolist(), logprobs[row], strict=True))[: draw.sampling.logprobs]
+        for row, draw in enumerate(draws)
+        if draw.sampling.logprobs
+    }

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mcts_core.engine.pending import Pending
 from mcts_core.kv.branch import Ledger
 from mcts_core.query import Event
 from mcts_core.search.search import Search, SearchFailed
 from mcts_core.search.work import Account, Outcome, Work
+
+if TYPE_CHECKING:
+    from mcts_core.engine.run import Run
 
 Listener = Callable[[Sequence[Event] | SearchFailed], None]
 """Called from the engine thread: with the newest events, the last of them a `Reply`; or once with
@@ -33,8 +37,8 @@ class Session:
     begun: float | None = None
     ledger: Ledger = field(default_factory=Ledger)
     events: list[Event] = field(default_factory=list)
-    jobs: int = 0
-    """Pieces of work under way."""
+    jobs: dict[Job, None] = field(default_factory=dict)
+    """Pieces of work under way, oldest first."""
     ended: bool = False
 
     def emit(self, event: Event) -> None:
@@ -53,3 +57,5 @@ class Job:
     steps: Steps | None = None
     waits: Sequence[Pending] = ()
     """What it waits for now."""
+    runs: list[Run] = field(default_factory=list)
+    """The runs that draw its options."""

@@ -43,6 +43,13 @@ class SiblingFilter:
             if entry[0][position] == token and len(entry[0]) > position + 1
         ]
 
+    def copy(self) -> SiblingFilter:
+        """A filter for another option that has gone the same way so far."""
+        other = SiblingFilter(())
+        other._alive = self._alive
+        other._position = self._position
+        return other
+
     def __bool__(self) -> bool:
         return bool(self._alive)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal, Protocol
+
+import regex
 
 from mcts_core.search.work import Boundary
 
@@ -16,6 +18,14 @@ _WINDOW_TOKENS = 24
 
 _INCOMPLETE = "\ufffd"
 """What a byte-level tokenizer decodes part of a character to."""
+
+
+_REGEX_SECONDS = 0.02
+"""An expression may backtrack for ever, and all requests wait for this thread."""
+
+
+class StepRuleTooSlow(Exception):
+    """A request's regular expression takes too long; the message names the field."""
 
 
 class Decoder(Protocol):
@@ -40,7 +50,7 @@ class OptionText:
         self._window = list(before[-_CONTEXT_TOKENS:])
         self._known = len(decoder.decode(self._window))
         self._boundary = boundary
-        self._regex = None if boundary.regex is None else re.compile(boundary.regex)
+        self._regex = None if boundary.regex is None else regex.compile(boundary.regex)
         self._stop = stop
         self._longest = max((len(text) for text in (*stop, *boundary.strings)), default=1)
         self._shown = 0
@@ -48,6 +58,12 @@ class OptionText:
         self.count = 0
         self.text = ""
         """The option's text so far, whole characters only; ends before a stop string once met."""
+
+    def copy(self) -> OptionText:
+        """The text of another option that has gone the same way so far."""
+        other = copy(self)
+        other._window = list(self._window)
+        return other
 
     def feed(self, token: int) -> Literal["step", "stop"] | None:
         """One more token. Returns why the option ends here, if it does; a stop string goes before
@@ -69,9 +85,16 @@ class OptionText:
             return "step"
         if any(self.text.find(text, since) >= 0 for text in self._boundary.strings):
             return "step"
-        if self._regex is not None and self._regex.search(self.text):
+        if self._regex is not None and self._matches(self._regex):
             return "step"
         return None
+
+    def _matches(self, pattern: regex.Pattern[str]) -> bool:
+        try:
+            return pattern.search(self.text, timeout=_REGEX_SECONDS) is not None
+        except TimeoutError:
+            message = f"search.step.until.regex took more than {_REGEX_SECONDS} s on one option"
+            raise StepRuleTooSlow(message) from None
 
     def release(self, *, final: bool) -> str:
         """The text that may be shown by now and was not shown yet."""

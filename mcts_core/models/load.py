@@ -8,7 +8,8 @@ from typing import Any
 
 import structlog
 import torch
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging
 
 from mcts_core.engine.resident import Head, Resident
 from mcts_core.models.gate import admit, probe
@@ -32,6 +33,7 @@ def load_resident(
     `language_head` says whether tokens are drawn from the model; without, it only scores.
     Raises `OSError` when files are missing, `ModelRefused` when the model cannot be served.
     """
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the server shows its own
     kind = AutoModelForCausalLM if language_head else AutoModel
     model: Any = kind.from_pretrained(
         path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=dtype
@@ -54,8 +56,6 @@ def load_resident(
 
 def end_tokens(path: Path) -> frozenset[int]:
     """The end-of-sequence ids of a checkpoint's generation settings or configuration."""
-    from transformers import AutoConfig, GenerationConfig
-
     try:
         ids = GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id
     except OSError:
@@ -67,7 +67,5 @@ def end_tokens(path: Path) -> frozenset[int]:
 
 def context_length(path: Path) -> int:
     """Most positions that the checkpoint was made for."""
-    from transformers import AutoConfig
-
     config = AutoConfig.from_pretrained(path, local_files_only=True).get_text_config()
     return int(getattr(config, "max_position_embeddings", None) or 4096)

@@ -30,9 +30,10 @@ def beam(
     frontier = list(starts)
     places = width
     while frontier and places > 0 and not halted(len(frontier) * width):
-        draws = [node for node in frontier for _ in range(width)]
-        grown = yield from gather([attempt(expansion.grow(tree, node, "beam")) for node in draws])
-        candidates = [child for child in grown if isinstance(child, Node)]
+        grown = yield from gather(
+            [attempt(expansion.grow(tree, node, width, "beam")) for node in frontier]
+        )
+        candidates = [child for new in grown if isinstance(new, list) for child in new]
         if not candidates:
             for failed in grown:
                 if isinstance(failed, Failed):

@@ -33,7 +33,9 @@ class Meter:
         "_started",
         "_timed",
         "first_seconds",
+        "flying",
         "launched",
+        "settled",
         "simulations",
         "spent",
     )
@@ -57,8 +59,12 @@ class Meter:
         """Tokens computed by all models for the outcomes so far."""
         self.launched = 0
         """Simulations begun."""
+        self.flying = 0
+        """Options being drawn."""
         self.simulations = 0
-        """Expansions evaluated and backed up."""
+        """Simulations that ended in a backup."""
+        self.settled = False
+        """Set when the method has ended: what the ladder grows is no simulation of the method's."""
         self.first_seconds: float | None = None
         """From admission to the first of them."""
 
@@ -68,10 +74,19 @@ class Meter:
         self.spent += outcome.spent
         if not isinstance(outcome, Opened):
             self._grown += outcome.spent
-            self._extended += isinstance(outcome, Extended)
+            self._extended += len(outcome.options) if isinstance(outcome, Extended) else 0
+
+    def launch(self, count: int) -> None:
+        """A simulation begins that draws `count` options."""
+        self.launched += 1
+        self.flying += count
+
+    def land(self, count: int) -> None:
+        """A simulation that drew `count` options has ended."""
+        self.flying -= count
 
     def simulated(self) -> None:
-        self.simulations += 1
+        self.simulations += not self.settled
         if self.first_seconds is None:
             self.first_seconds = self._clock() - self._started
 
@@ -90,12 +105,18 @@ class Meter:
         limit = self._budget.tokens
         return float("inf") if limit is None else limit - self.spent
 
-    def reached(self, tree: Tree, in_flight: int) -> StopReason | None:
-        """The limit that one more simulation would break, beside those in flight."""
+    def reached(self, tree: Tree) -> StopReason | None:
+        """The limit that one more simulation would break, beside those under way."""
         limit = self._budget.simulations
         if limit is not None and self.launched >= limit:
             return "simulations"
-        return self.exhausted(tree, in_flight + 1)
+        return self.exhausted(tree, self.flying + 1)
+
+    def affordable(self, tree: Tree, count: int) -> int:
+        """How many of `count` more options break no limit; at least one."""
+        while count > 1 and self.exhausted(tree, self.flying + count):
+            count -= 1
+        return count
 
     def exhausted(self, tree: Tree, options: int) -> StopReason | None:
         """The limit that `options` would break, those in flight included.
@@ -114,13 +135,13 @@ class Meter:
             return "deadline"
         return None
 
-    def short(self, tree: Tree, in_flight: int) -> StopReason | None:
+    def short(self, tree: Tree) -> StopReason | None:
         """The limit that leaves just enough to complete one trajectory, if one does.
 
-        `in_flight` simulations are taken to cost one option each.
+        Simulations under way are taken to cost one option each.
         """
         if self._budget.tokens is not None and self._extended:
-            options = in_flight + self._options_to_finish(tree)
+            options = self.flying + self._options_to_finish(tree)
             if self.tokens_left <= options * self.option_cost:
                 return "tokens"
         if self._deadline is not None and self._timed:

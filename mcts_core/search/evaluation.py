@@ -15,6 +15,7 @@ from mcts_core.search.work import (
     Failed,
     Open,
     Opened,
+    Option,
     Release,
     RolledOut,
     Rollout,
@@ -83,6 +84,14 @@ class Evaluation:
         return tuple(name for name in self._asked if name not in outcome and name not in lost)
 
     @property
+    def sighted(self) -> bool:
+        """Whether something can be said of unfinished states."""
+        return any(
+            name not in self.lost and (self.rollouts or name not in self._outcome_critics)
+            for name, _ in self._weights
+        )
+
+    @property
     def outcome_critics(self) -> tuple[str, ...]:
         """To be asked about ends only."""
         lost, outcome = self.lost, self._outcome_critics
@@ -138,20 +147,23 @@ class Evaluation:
             raise TypeError(f"{type(work).__name__} was answered by {type(outcome).__name__}")
         return outcome
 
-    def extend(self, work: Extend) -> Steps[Extended]:
-        """An option and its scores. Raises `WorkFailed`, but never because of a critic: what fails
+    def extend(self, work: Extend) -> Steps[tuple[Option, ...]]:
+        """Options and their scores. Raises `WorkFailed`, but never because of a critic: what fails
         with critics is drawn again without them, and they are asked afterwards."""
         (outcome,) = yield (work,)
         if isinstance(outcome, Failed) and work.critics and outcome.reason not in _NO_CRITICS_FAULT:
             (outcome,) = yield (replace(work, critics=()),)
             if isinstance(outcome, Extended):
-                scores = yield from self.score(outcome.state, work.critics)
-                outcome = replace(outcome, scores=scores)
+                scored: list[Option] = []
+                for option in outcome.options:
+                    scores = yield from self.score(option.state, work.critics)
+                    scored.append(replace(option, scores=scores))
+                outcome = replace(outcome, options=tuple(scored))
         if isinstance(outcome, Failed):
             raise WorkFailed(outcome)
         if not isinstance(outcome, Extended):
             raise TypeError(f"{type(work).__name__} was answered by {type(outcome).__name__}")
-        return outcome
+        return outcome.options
 
     def score(self, state: State, critics: tuple[str, ...]) -> Steps[Mapping[str, float]]:
         """Scores of a state by those of `critics` that answer. Raises `WorkFailed` when the KV

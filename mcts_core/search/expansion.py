@@ -1,4 +1,4 @@
-"""Expansion: one more option below a node, unlike those that are there already."""
+"""Expansion: new options below a node, unlike each other and those that are there already."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from mcts_core.search.backup import backup
 from mcts_core.search.boundary import boundary
 from mcts_core.search.budget import Meter
 from mcts_core.search.evaluation import Evaluation
-from mcts_core.search.flow import Steps, WorkFailed, attempt
+from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
 from mcts_core.search.merge import Likeness
 from mcts_core.search.task import Task
 from mcts_core.search.tree import End, Node, Tree
 from mcts_core.search.width import AdaptiveWidth
-from mcts_core.search.work import Boundary, Extend, Extended, Failed, Release, Sibling, Work
+from mcts_core.search.work import Boundary, Extend, Failed, Option, Release, Sibling, Work
 
 
 class Expansion:
@@ -61,36 +61,38 @@ class Expansion:
         self.failure: Failed | None = None
         """The last failure that closed a node."""
 
-    def expand(self, tree: Tree, node: Node, origin: str) -> Steps[tuple[Node, bool] | None]:
-        """One draw below `node`: the new child, evaluated, and True; or the child that it merged
-        into and False; or None when nothing can follow `node`.
+    def expand(
+        self, tree: Tree, node: Node, count: int, origin: str
+    ) -> Steps[tuple[list[Node], Node | None]]:
+        """`count` draws below `node`: the new children, evaluated; and when there is none, the
+        child that the draws merged into, if they came to one.
 
         Raises `WorkFailed` when the KV pool is full.
         """
-        node.pending += 1
+        node.pending += count
         self._block(node)
         try:
-            grown = yield from self._draw(tree, node, origin)
+            grown, merged = yield from self._draw(tree, node, count, origin)
         finally:
-            node.pending -= 1
+            node.pending -= count
             self._block(node)
             tree.settle(node)
-        if isinstance(grown, Node):
-            return grown, False
-        if grown is None:
-            return None
-        child, option = grown
-        yield from self._evaluation.evaluate(tree, child, option.scores)
-        return child, True
+        yield from gather(
+            [self._evaluation.evaluate(tree, child, option.scores) for child, option in grown]
+        )
+        return [child for child, _ in grown], merged
 
-    def grow(self, tree: Tree, node: Node, origin: str) -> Steps[Node | None]:
-        """As `expand`, and the new child's value backed up; None when there is no new child."""
-        grown = yield from self.expand(tree, node, origin)
-        if grown is None or not grown[1]:
-            return None
-        child = grown[0]
-        self._back_up(tree, child)
-        return child
+    def grow(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
+        """As `expand`, and the new children's values backed up. Draws that came to the same option
+        are made up for once, by as many that are told to avoid it."""
+        new, _ = yield from self.expand(tree, node, count, origin)
+        short = count - len(new)
+        if new and short and not node.closed and not self._meter.exhausted(tree, short):
+            more, _ = yield from self.expand(tree, node, short, origin)
+            new += more
+        for child in new:
+            self._back_up(tree, child)
+        return new
 
     def complete(self, tree: Tree, node: Node, work: Extend, origin: str) -> Steps[Node | None]:
         """One draw from `node` to the end of its trajectory, evaluated and backed up; `to_end`
@@ -100,7 +102,7 @@ class Expansion:
         """
         node.pending += 1
         try:
-            option = yield from self._evaluation.extend(work)
+            (option,) = yield from self._evaluation.extend(work)
         except WorkFailed as error:
             self._close(tree, node, error.failed)
             return None
@@ -127,65 +129,74 @@ class Expansion:
         return work
 
     def _draw(
-        self, tree: Tree, node: Node, origin: str
-    ) -> Steps[Node | tuple[Node, Extended] | None]:
-        """A new child and its option, or the child that the option merged into.
+        self, tree: Tree, node: Node, count: int, origin: str
+    ) -> Steps[tuple[list[tuple[Node, Option]], Node | None]]:
+        """New children and their options, or the child that the draws merged into.
 
-        An option too much like a sibling is drawn again; when all draws are, the most distant one
-        is kept (AlphaLLM, state merge), unless that says the very same.
+        Options too much like a sibling are drawn again when no draw was new; when all draws are
+        like one, the most distant one is kept (AlphaLLM, state merge), unless that says the very
+        same. What finds no room below the node is given back.
         """
-        best: Extended | None = None
+        room = max(count, self._width.maximum(node))  # a beam's width may be above the tree's
+        best: Option | None = None
         best_distance = -1.0
         for _ in range(1 + self._redraws):
             given = node.avoid
-            work = self._work(node)
+            work = self._work(node, count)
             try:
-                option = yield from self._evaluation.extend(work)
+                options = yield from self._evaluation.extend(work)
             except WorkFailed as error:
                 if best is not None:
                     break
                 self._close(tree, node, error.failed)
-                return None
-            distance, sibling = self._likeness.nearest(node, option.text)
-            if sibling is None:
+                return [], None
+            grown: list[tuple[Node, Option]] = []
+            for option in options:
+                tree.merged += max(0, len(option.draws) - 1)
+                distance, sibling = self._likeness.nearest(node, option.text)
+                if sibling is None and len(node.children) < room:
+                    grown.append((self._adopt(tree, node, option, work.max_tokens, origin), option))
+                    continue
+                tree.merged += 1
+                if distance > best_distance:
+                    self._drop(best)
+                    best, best_distance = option, distance
+                else:
+                    self._drop(option)
+                if _among(option, given):
+                    node.closed = True  # it was told to avoid this one: nothing else is left
+                elif not _among(option, node.avoid):
+                    node.avoid = (*node.avoid, Sibling(option.tokens, option.draw_logprobs))
+            if grown:
                 self._drop(best)
-                return self._adopt(tree, node, option, work.max_tokens, origin), option
-            tree.merged += 1
-            if distance > best_distance:
-                self._drop(best)
-                best, best_distance = option, distance
-            else:
-                self._drop(option)
-            if _among(option, given):
-                node.closed = True  # it was told to avoid this one: nothing else is left
-                break
-            if not _among(option, node.avoid):
-                node.avoid = (*node.avoid, Sibling(option.tokens, option.draw_logprobs))
-            if self._meter.exhausted(tree, 1):
+                return grown, None
+            if node.closed or self._meter.exhausted(tree, count):
                 break
         assert best is not None
         distance, sibling = self._likeness.nearest(node, best.text)
-        if sibling is not None and distance == 0.0:
+        if (sibling is not None and distance == 0.0) or len(node.children) >= room:
             self._drop(best)
-            return sibling
-        return self._adopt(tree, node, best, self._max_option, origin), best
+            return [], sibling
+        return [(self._adopt(tree, node, best, self._max_option, origin), best)], None
 
-    def _work(self, node: Node) -> Extend:
+    def _work(self, node: Node, count: int) -> Extend:
         assert node.state is not None
-        draw = node.draws
-        node.draws = draw + 1
+        first = node.draws
+        node.draws = first + count
         return Extend(
             node.state,
-            self._sampled if draw else self._greedy,
-            (node.id, draw),
+            self._sampled,
+            (node.id, first),
             self._boundary,
             min(self._max_option, self._max_tokens - node.length),
             self._stop,
             self._evaluation.step_critics,
             node.avoid,
+            draws=count,
+            greedy_first=first == 0,
         )
 
-    def _adopt(self, tree: Tree, node: Node, option: Extended, limit: int, origin: str) -> Node:
+    def _adopt(self, tree: Tree, node: Node, option: Option, limit: int, origin: str) -> Node:
         child = tree.add(node, option, self._end(node, option, limit), origin)
         if not _among(option, node.avoid):
             node.avoid = (*node.avoid, Sibling(option.tokens, option.draw_logprobs))
@@ -193,7 +204,7 @@ class Expansion:
             node.closed = True
         return child
 
-    def _end(self, node: Node, option: Extended, limit: int) -> End | None:
+    def _end(self, node: Node, option: Option, limit: int) -> End | None:
         if option.finish in ("eos", "stop"):
             return "stop"
         left = self._max_tokens - node.length
@@ -222,11 +233,11 @@ class Expansion:
     def _block(self, node: Node) -> None:
         node.blocked = node.pending > 0 and not node.open and not self._width.has_room(node)
 
-    def _drop(self, option: Extended | None) -> None:
+    def _drop(self, option: Option | None) -> None:
         if option is not None:
             self._outbox.append(Release(option.state))
 
 
-def _among(option: Extended, siblings: tuple[Sibling, ...]) -> bool:
+def _among(option: Option, siblings: tuple[Sibling, ...]) -> bool:
     tokens = option.tokens
     return any(sibling.tokens == tokens for sibling in siblings)

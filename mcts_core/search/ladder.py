@@ -45,6 +45,7 @@ class Ladder:
         """Takes one rung after the other until there is a terminal that was not there before."""
         found = len(tree.terminals)
         self._evaluation.rollouts = False
+        self._meter.settled = True
         for rung in rungs:
             width = self._width(tree, reason)
             starts = self._starts(tree, rung)[:width]

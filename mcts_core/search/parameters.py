@@ -6,9 +6,9 @@ field is optional; a preset fills what a request leaves out (see `SearchParamete
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, Self
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Method = Literal["mcts", "beam", "best_of_n", "sample", "greedy"]
@@ -48,16 +48,21 @@ class Step(Strict):
 class StepPattern(Strict):
     """An option ends after any of `strings`, or after a match of `regex`."""
 
-    strings: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
-    regex: str | None = None
+    strings: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=16)
+        ]
+        | None
+    ) = None
+    regex: Annotated[str, Field(max_length=256)] | None = None
 
     @field_validator("regex")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                re.compile(value)
-            except re.error as error:
+                regex.compile(value)
+            except regex.error as error:
                 raise ValueError(f"not a regular expression: {error}") from None
         return value
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from mcts_core.search.work import Outcome, TokenLogprob, Work
+from mcts_core.search.work import Extended, Outcome, TokenLogprob, Work
 
 StopReason = Literal[
     "simulations",
@@ -109,8 +109,12 @@ class Search(Protocol):
     def deliver(self, work: Work, outcome: Outcome) -> Sequence[Work]:
         """One outcome; returns what is to be done next (nothing when others are awaited)."""
 
-    def expire(self) -> None:
-        """The deadline has passed: settle at once with what is there."""
+    def expire(self, unfinished: Sequence[tuple[Work, Extended]]) -> None:
+        """The deadline has passed: settle at once with what is there.
+
+        `unfinished` is what was drawn so far of the options under way, neither scored nor to be
+        continued.
+        """
 
     @property
     def result(self) -> SearchResult | SearchFailed | None:

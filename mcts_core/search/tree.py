@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import exp, inf
 from typing import Literal
 
-from mcts_core.search.work import Extended, Sibling, State, TokenLogprob
+from mcts_core.search.work import Option, Sibling, State, TokenLogprob
 
 End = Literal["stop", "length"]
 """Why nothing follows a node: it is a terminal ("stop": end of sequence or a stop string), or a
@@ -16,9 +16,14 @@ limit of the request or the model cut it ("length": an unfinished end)."""
 class Node:
     """A state: the prompt and the options so far.
 
-    Every visit of a node is a visit of its parent. What `visits` has beyond the children's visits
-    together ended here: the node's own evaluation, draws that merged into it, and, once it is
-    solved, absorbed visits.
+    Children that are drawn together have their own evaluation as a visit each, but are one visit
+    of their parent, with the best of their values. So a node's visits are the sum of
+
+    - its own evaluation, if it could be valued;
+    - its children's visits, their own evaluations left out;
+    - one for each simulation that valued new children here (in a beam and in the ladder, one for
+      each new child);
+    - those that ended here: draws that merged into it and, once it is solved, absorbed visits.
     """
 
     __slots__ = (
@@ -95,7 +100,7 @@ class Node:
         self.open = 0
         """Children that are not solved."""
         self.pending = 0
-        """Expansions in flight."""
+        """Draws in flight."""
         self.draws = 0
         """Options drawn so far; the next draw's index."""
         self.avoid: tuple[Sibling, ...] = ()
@@ -168,7 +173,7 @@ class Tree:
         """Whether a terminal was found."""
         return self.root.finished
 
-    def add(self, parent: Node, option: Extended, end: End | None, origin: str) -> Node:
+    def add(self, parent: Node, option: Option, end: End | None, origin: str) -> Node:
         """A new child for `option`."""
         child = Node(
             self.nodes,

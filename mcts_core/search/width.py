@@ -24,8 +24,14 @@ class AdaptiveWidth:
     def maximum(self, node: Node) -> int:
         return (self._inner if node.parent is not None else self._root)[1]
 
+    def wanted(self, node: Node) -> int:
+        """Options to be drawn together below a node that has room: what it lacks to its minimum,
+        or else one more."""
+        low = (self._inner if node.parent is not None else self._root)[0]
+        return max(1, low - len(node.children) - node.pending)
+
     def has_room(self, node: Node) -> bool:
-        """Whether another option may be drawn; expansions in flight count as children."""
+        """Whether another option may be drawn; draws in flight count as children."""
         if node.closed:
             return False
         low, high = self._inner if node.parent is not None else self._root

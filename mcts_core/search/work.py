@@ -86,12 +86,18 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """Grow a new state from `state` with the policy, by one option."""
+    """Grow new states from `state` with the policy, each by one option; answered by `Extended`.
+
+    The `draws` options are drawn independently of each other. As long as draws agree they are one
+    sequence, computed once, and draws that agree to the end are one option: drawing several
+    options together costs the tokens in which they differ.
+    """
 
     state: State
     sampling: Sampling
     key: tuple[int, int]
-    """(node, draw): with the seed and the token's position it keys the noise."""
+    """(node, first draw): with the seed and the token's position they key the noise. The next
+    draws count on from the first."""
     boundary: Boundary = Boundary()
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
@@ -99,6 +105,9 @@ class Extend:
     siblings: tuple[Sibling, ...] = ()
     stream: int | None = None
     """When set, every token is announced to the request's listener under this choice index."""
+    draws: int = 1
+    greedy_first: bool = False
+    """The first draw takes the most likely tokens, whatever the temperature of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +160,26 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Extended:
+class Option:
+    """One new state, and the run of tokens that led there."""
+
     state: State
     tokens: tuple[int, ...]
-    """The option's token ids, the end-of-sequence token included when it was sampled."""
+    """Token ids, the end-of-sequence token included when it was sampled."""
     logprobs: tuple[TokenLogprob, ...]
     draw_logprobs: tuple[float, ...]
     text: str
-    """The option's text; with `finish == "stop"` it ends before the stop string."""
+    """With `finish == "stop"` it ends before the stop string."""
     finish: Finish
     scores: Mapping[str, float]
+    draws: tuple[int, ...] = ()
+    """The draws that came to this option, counted as in `Extend.key`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    options: tuple[Option, ...]
+    """The distinct options, by their first draw; at least one."""
     spent: int = 0
 
 

@@ -12,7 +12,7 @@ from mcts_core.search.methods.sampling import Greedy, Sample
 from mcts_core.search.parameters import Method, SearchParameters
 from mcts_core.search.search import Search
 from mcts_core.search.task import Task
-from mcts_core.search.work import Account, Sampling
+from mcts_core.search.work import Sampling
 
 METHODS: dict[Method, type[TreeSearch]] = {
     "mcts": MCTS,
@@ -32,7 +32,6 @@ def create(
     stop: tuple[str, ...],
     n: int,
     stream: bool,
-    account: Account,
     clock: Callable[[], float],
     started: float,
     outcome_critics: frozenset[str],
@@ -41,8 +40,7 @@ def create(
     """A search that has not begun.
 
     `clock` is in seconds and `started`, on it, the request's admission: deadlines count from
-    there. `outcome_critics` are those that score finished trajectories only. `account` is the
-    engine's own count; decisions are made on what the outcomes declare, see `budget.Meter`.
+    there. `outcome_critics` are those that score finished trajectories only.
     """
     task = Task(
         prompt=prompt,

@@ -25,7 +25,7 @@ from mcts_core.search.search import (
 from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.width import AdaptiveWidth
-from mcts_core.search.work import Failed, Outcome, Work
+from mcts_core.search.work import Extend, Extended, Failed, Outcome, Work
 
 _AT_ONCE: frozenset[StopReason] = frozenset(("score", "converged"))
 """Reasons to stop that leave no interest in what is still in flight."""
@@ -59,6 +59,7 @@ class TreeSearch(ABC):
         self._flow = Flow(self._next, self._meter.commit, self._failed, self._outbox)
         self._stage: Literal["new", "growing", "finishing"] = "new"
         self._tree: Tree | None = None
+        self._chosen: list[Node] | None = None
         self._stop: StopReason | None = None
         self._failure: Failed | None = None
         self._result: SearchResult | SearchFailed | None = None
@@ -89,10 +90,22 @@ class TreeSearch(ABC):
             return ()
         return self._flow.deliver(work, outcome)
 
-    def expire(self) -> None:
-        if self._result is None:
-            self._stop = "deadline"
-            self._settle()
+    def expire(self, unfinished: Sequence[tuple[Work, Extended]]) -> None:
+        if self._result is not None:
+            return
+        self._stop = "deadline"
+        if self._tree is not None and not self._tree.finished:
+            for work, extended in unfinished:
+                if isinstance(work, Extend):
+                    self.cut(self._tree, work, extended)
+        self._settle()
+
+    def cut(self, tree: Tree, work: Extend, extended: Extended) -> None:
+        """Options that the deadline found unfinished become unfinished ends."""
+        parent = next((node for node in tree.walk() if node.state is work.state), None)
+        if parent is not None:
+            for option in extended.options:
+                tree.add(parent, option, "length", self.name)
 
     @property
     def result(self) -> SearchResult | SearchFailed | None:
@@ -167,6 +180,10 @@ class TreeSearch(ABC):
             for node in unscored:
                 yield from attempt(self._evaluation.complete(node))
                 self._evaluation.note(tree, node)
+            again = self.choose(tree)  # an end may have lost its lead to one with fewer scores
+            if any(node not in chosen and self._evaluation.missing(node) for node in again):
+                again = sorted(chosen, key=self._evaluation.rank, reverse=True)
+            self._chosen = again
 
     def _settle(self) -> None:
         """Sets the result from what is there, and drops whatever is in flight."""
@@ -175,7 +192,7 @@ class TreeSearch(ABC):
 
     def _read_out(self) -> SearchResult | SearchFailed:
         tree = self._tree
-        chosen = self.choose(tree) if tree is not None else []
+        chosen = self._chosen or (self.choose(tree) if tree is not None else [])
         if tree is None or not chosen:
             failure = self._failure or self._expansion.failure
             if self._stop == "deadline" or failure is None:

@@ -30,10 +30,13 @@ class MCTS(TreeSearch):
         path = self._selection.select(tree)
         if path is None:
             return None
-        self._meter.launched += 1
+        count = 1
+        if self._evaluation.sighted:
+            count = self._meter.affordable(tree, self._width.wanted(path[-1]))
+        self._meter.launch(count)
         for node in path:
             node.virtual += 1
-        return self._simulate(tree, path)
+        return self._simulate(tree, path, count)
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         parameters, meter = self._task.parameters, self._meter
@@ -43,13 +46,13 @@ class MCTS(TreeSearch):
         enough = parameters.stop_when.score
         if best is not None and enough is not None and best >= enough:
             return "score"
-        if tree.finished and parameters.stop_when.converged and self._converged(tree, in_flight):
+        if tree.finished and parameters.stop_when.converged and self._converged(tree):
             return "converged"
         if tree.root.solved:
             return "exhausted"
-        reached = meter.reached(tree, in_flight)
+        reached = meter.reached(tree)
         if reached is None and not tree.finished and parameters.fallback:
-            return meter.short(tree, in_flight)
+            return meter.short(tree)
         return reached
 
     def choose(self, tree: Tree) -> list[Node]:
@@ -60,36 +63,49 @@ class MCTS(TreeSearch):
         """The request's; after the ladder, whose beams have few visits, the best terminal."""
         return "best" if self._ladder.fallback is not None else self._task.parameters.readout
 
-    def _simulate(self, tree: Tree, path: list[Node]) -> Steps[None]:
-        """One simulation below the last node of `path`, which selection has chosen.
+    def _simulate(self, tree: Tree, path: list[Node], count: int) -> Steps[None]:
+        """One simulation below the last node of `path`, which selection has chosen: `count` options
+        are drawn and evaluated, and the best of their values is backed up.
 
-        Where no critic can say anything of the new state, the simulation goes on from it, down to
-        a state that can be valued. An option that merges into a sibling is another visit there.
+        Where no critic can say anything of a new state, the simulation goes on from there, down to
+        a state that can be valued. Options that merge into a sibling are another visit there.
         """
         began = self._meter.now()
         flying = list(path)
+        draws = count
         try:
             while True:
-                grown = yield from self._expansion.expand(tree, path[-1], self.name)
-                if grown is None:
-                    return
-                child, new = grown
-                path.append(child)
-                value = self._evaluation.value(tree, child) if new else _known(child)
-                if value is not None:
-                    backup(tree, path, value)
+                new, merged = yield from self._expansion.expand(tree, path[-1], draws, self.name)
+                values = [
+                    value for child in new if (value := self._first_visit(tree, child)) is not None
+                ]
+                if merged is not None and merged.visits:
+                    path.append(merged)
+                    values.append(merged.mean)
+                if values:
+                    backup(tree, path, max(values))
                     self._meter.simulated()
                     return
-                if not new or self._meter.exhausted(tree, 1) is not None:
+                if not new or self._meter.exhausted(tree, self._meter.flying):
                     return
-                child.virtual += 1
-                flying.append(child)
+                path.append(new[0])
+                new[0].virtual += 1
+                flying.append(new[0])
+                draws = 1
         finally:
             for node in flying:
                 node.virtual -= 1
+            self._meter.land(count)
             self._meter.timed(began)
 
-    def _converged(self, tree: Tree, in_flight: int) -> bool:
+    def _first_visit(self, tree: Tree, child: Node) -> float | None:
+        """Backs a new child's own value up into itself alone."""
+        value = self._evaluation.value(tree, child)
+        if value is not None:
+            backup(tree, (child,), value)
+        return value
+
+    def _converged(self, tree: Tree) -> bool:
         """Whether the readout can no longer change within the budget left.
 
         `best`: the best terminal has the score 1, and no score beyond 1 was ever seen, as with
@@ -106,11 +122,7 @@ class MCTS(TreeSearch):
                 limit = self._task.parameters.budget.simulations
                 if limit is None:
                     return False
-                left = limit - self._meter.launched + in_flight
+                left = limit - self._meter.simulations
                 return readout.settled(tree, 2 * left)  # each may back up an absorbed visit, too
             case "value":
                 return False
-
-
-def _known(node: Node) -> float | None:
-    return node.mean if node.visits else None

@@ -11,11 +11,14 @@ from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.search import StopReason
 from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
-from mcts_core.search.work import Boundary, Extend, Sampling
+from mcts_core.search.work import Boundary, Extend, Extended, Sampling
 
 
 class Sample(TreeSearch):
-    """`n` independent samples under the request's own sampling, in the order of their choices."""
+    """`n` independent samples under the request's own sampling, in the order of their choices.
+
+    They are bounded by `n`, `max_tokens` and the deadline; the other budgets are a search's.
+    """
 
     name: ClassVar[str] = "sample"
     step_scores: ClassVar[bool] = False
@@ -51,6 +54,11 @@ class Sample(TreeSearch):
         if self._task.stream and len(self._done) < self.count:
             return []  # part of a choice may be out already: it cannot be left out now
         return [self._done[index] for index in sorted(self._done)]
+
+    def cut(self, tree: Tree, work: Extend, extended: Extended) -> None:
+        """A choice that the deadline found unfinished is returned as far as it came."""
+        (option,) = extended.options
+        self._done[work.key[0]] = tree.add(tree.root, option, "length", self.name)
 
     def _draw(self, tree: Tree, index: int) -> Steps[None]:
         """One trajectory; when the KV pool is full it is drawn once more, after the others."""

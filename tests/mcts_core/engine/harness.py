@@ -17,7 +17,7 @@ from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.session import Session
 from mcts_core.query import Event
 from mcts_core.search.search import SearchFailed, SearchResult
-from mcts_core.search.work import Account, Outcome, Work
+from mcts_core.search.work import Account, Extended, Outcome, Work
 from tests.mcts_core.models_zoo import make, seat
 
 END_TOKEN = 2
@@ -39,6 +39,7 @@ class Scripted:
 
     def __init__(self, plan: Plan) -> None:
         self.result: SearchResult | SearchFailed | None = None
+        self.unfinished: list[tuple[Work, Extended]] = []
         self._plan = plan
         self._awaited: list[Work] = []
         self._outcomes: dict[int, Outcome] = {}
@@ -54,7 +55,8 @@ class Scripted:
         self._outcomes = {}
         return self._go_on(outcomes)
 
-    def expire(self) -> None:
+    def expire(self, unfinished: Sequence[tuple[Work, Extended]]) -> None:
+        self.unfinished = list(unfinished)
         self.result = SearchFailed("deadline", "too late")
 
     def _go_on(self, outcomes: list[Outcome] | None) -> Sequence[Work]:
@@ -131,16 +133,19 @@ class Running:
 
     def idle(self) -> None:
         """Waits until nothing is under way, and checks that nothing was left behind."""
-        for _ in range(200):
-            if not self.engine.gauges().running and not self.engine.gauges().waiting:
-                break
-            time.sleep(0.01)
-        else:
-            raise AssertionError("requests are still running")
+        self.wait_for(lambda: not self.engine.gauges().running and not self.engine.gauges().waiting)
         for name, resident in self.residents.items():
             pool = resident.pool
             pool.check_integrity()
             assert pool.free + pool.pinned == pool.total, name
+
+    @staticmethod
+    def wait_for(condition: Callable[[], bool]) -> None:
+        for _ in range(1000):
+            if condition():
+                return
+            time.sleep(0.01)
+        raise AssertionError("it did not come to pass within ten seconds")
 
     def close(self) -> None:
         self.engine.close()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from mcts_core.search.work import (
     Failed,
     Open,
     Opened,
+    Option,
     Outcome,
     Release,
     RolledOut,
@@ -30,7 +32,7 @@ from mcts_core.search.work import (
     Scored,
     State,
 )
-from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running
+from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running, Scripted
 from tests.mcts_core.models_zoo import VOCABULARY, make
 
 PROMPT = tuple(range(5, 16))
@@ -57,7 +59,7 @@ def tree(into: list[Outcome], seed: int = 0, prompt: tuple[int, ...] = PROMPT) -
         for outcome in outcomes:
             into.append(outcome)
             assert isinstance(outcome, Extended)
-            children.append(outcome.state)
+            children += [option.state for option in outcome.options]
         hot = Sampling(seed=seed, temperature=1.5, logit_bias=NEVER_SICK)
         outcomes = yield [
             work
@@ -80,10 +82,11 @@ def facts(outcomes: Sequence[Outcome]) -> list[Any]:
             case Opened():
                 found.append((dict(outcome.scores), outcome.spent))
             case Extended():
-                found.append(
-                    (outcome.tokens, outcome.logprobs, outcome.draw_logprobs, outcome.finish)
-                )
-                found.append((dict(outcome.scores), outcome.spent, list(outcome.state.tokens)))
+                for option in outcome.options:
+                    found.append((option.tokens, option.logprobs, option.draw_logprobs))
+                    found.append((option.finish, option.draws, dict(option.scores)))
+                    found.append(list(option.state.tokens))
+                found.append(outcome.spent)
             case RolledOut():
                 found.append((outcome.tokens, outcome.finish, dict(outcome.scores), outcome.spent))
             case Scored():
@@ -110,7 +113,8 @@ def test_what_is_counted_adds_up_to_the_cost_of_each_piece_of_work(running: Runn
     costs = sum(getattr(outcome, "spent", 0) for outcome in outcomes)
     assert reply.account.spent == costs
     extended = [outcome for outcome in outcomes if isinstance(outcome, Extended)]
-    assert reply.account.policy.computed >= len(PROMPT) + sum(len(o.tokens) for o in extended)
+    tokens = sum(len(option.tokens) for outcome in extended for option in outcome.options)
+    assert reply.account.policy.computed >= len(PROMPT) + tokens
     assert 0 < reply.account.shared_peak < 1
     assert reply.account.blocks_peak > 0
 
@@ -126,10 +130,11 @@ def test_a_critic_computes_each_new_token_of_the_tree_once(running: Running) -> 
         ]
         for child in children:
             assert isinstance(child, Extended)
-            assert child.spent == 2 * len(child.tokens)
-            again = yield [Score(child.state, ("orm", "prm"))]
+            (option,) = child.options
+            assert child.spent == 2 * len(option.tokens)
+            again = yield [Score(option.state, ("orm", "prm"))]
             assert isinstance(again[0], Scored)
-            assert again[0].scores["orm"] == child.scores["orm"]
+            assert again[0].scores["orm"] == option.scores["orm"]
             assert again[0].spent == 0
 
     ((*_, reply),) = running.run(plan())
@@ -143,7 +148,7 @@ def test_incremental_scores_are_those_of_the_whole_sequence(running: Running) ->
     trunk = make("qwen3", language_head=False)
     head = resident.heads["orm"]
     checked = 0
-    states = [outcome for outcome in outcomes if isinstance(outcome, Extended)]
+    states = [o.options[0] for o in outcomes if isinstance(o, Extended)]
     scored = [outcome for outcome in outcomes if isinstance(outcome, Scored)]
     for state, score in zip(states, scored, strict=False):
         with torch.no_grad():
@@ -156,7 +161,7 @@ def test_incremental_scores_are_those_of_the_whole_sequence(running: Running) ->
 
 
 def test_greedy_decoding_is_that_of_transformers_generate(running: Running) -> None:
-    found: list[Extended] = []
+    found: list[Option] = []
 
     def plan() -> Plan:
         (root,) = yield [Open(PROMPT)]
@@ -165,8 +170,8 @@ def test_greedy_decoding_is_that_of_transformers_generate(running: Running) -> N
         for _ in range(4):
             (option,) = yield [Extend(state, Sampling(temperature=0.0), (0, 0), Boundary(), 6)]
             assert isinstance(option, Extended)
-            found.append(option)
-            state = option.state
+            found.extend(option.options)
+            state = option.options[0].state
 
     running.run(plan())
     model = make("llama")
@@ -181,6 +186,54 @@ def test_greedy_decoding_is_that_of_transformers_generate(running: Running) -> N
     assert ours == expected[len(PROMPT) : len(PROMPT) + len(ours)]
 
 
+def test_options_drawn_together_are_those_drawn_one_by_one_for_the_tokens_they_differ_in(
+    running: Running,
+) -> None:
+    """Draws share what they have in common; the result of each is its own."""
+    cold = Sampling(top_k=2, seed=11)
+    alone: list[Option] = []
+    together: list[Extended] = []
+
+    def plan() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        greedy = Extend(
+            root.state, replace(cold, temperature=0.0), (4, 20), STEP, 3, critics=("prm",)
+        )
+        singles = [
+            Extend(root.state, cold, (4, 21 + n), STEP, 3, critics=("prm",)) for n in range(11)
+        ]
+        for outcome in (yield [greedy, *singles]):
+            assert isinstance(outcome, Extended)
+            alone.extend(outcome.options)
+        work = Extend(
+            root.state,
+            cold,
+            (4, 20),
+            draws=12,
+            greedy_first=True,
+            boundary=STEP,
+            max_tokens=3,
+            critics=("prm", "orm"),
+        )
+        (outcome,) = yield [work]
+        assert isinstance(outcome, Extended)
+        together.append(outcome)
+
+    assert isinstance(running.run(plan())[0], list)
+    options = together[0].options
+    assert sorted(draw for option in options for draw in option.draws) == list(range(20, 32))
+    by_draw = {draw: option for option in options for draw in option.draws}
+    for draw, single in enumerate(alone, start=20):
+        assert by_draw[draw].tokens == single.tokens
+        assert by_draw[draw].logprobs == single.logprobs
+        assert by_draw[draw].scores["prm"] == single.scores["prm"]
+    assert len({option.tokens for option in options}) == len(options) < 12
+    prefixes = {option.tokens[: n + 1] for option in options for n in range(len(option.tokens))}
+    critic = len(PROMPT) + sum(len(option.tokens) for option in options)
+    assert together[0].spent == len(prefixes) + critic
+
+
 def test_streamed_pieces_join_to_the_options_text(running: Running) -> None:
     texts: list[str] = []
 
@@ -191,7 +244,7 @@ def test_streamed_pieces_join_to_the_options_text(running: Running) -> None:
             Extend(root.state, Sampling(seed=4), (0, 0), Boundary(), 20, stop=("AB",), stream=3)
         ]
         assert isinstance(option, Extended)
-        texts.append(option.text)
+        texts.append(option.options[0].text)
 
     ((*events, reply),) = running.run(plan())
     assert isinstance(reply, Reply)
@@ -222,9 +275,20 @@ def test_a_deadline_ends_a_search_within_a_step(running: Running) -> None:
         while True:
             yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 50)]
 
-    (answer,) = running.run(endless(), deadline=0.1)
-    assert isinstance(answer, SearchFailed)
-    assert answer.reason == "deadline"
+    heard: list[Any] = []
+    session = running.begin(endless(), heard.append, deadline=0.3)
+    running.wait_for(lambda: bool(heard))
+    assert isinstance(heard[0], SearchFailed)
+    assert heard[0].reason == "deadline"
+    search = session.search
+    assert isinstance(search, Scripted)
+    for work, extended in search.unfinished:
+        assert isinstance(work, Extend)
+        (option,) = extended.options
+        assert 1 <= len(option.tokens) <= 50
+        assert option.tokens == tuple(option.state.tokens[len(PROMPT) :])
+        assert len(option.text) == len([t for t in option.tokens if t != END_TOKEN])
+        assert not option.scores
 
 
 def test_four_trees_in_a_pool_for_little_more_than_one_all_end() -> None:
@@ -299,6 +363,21 @@ def test_logits_that_are_not_finite_fail_their_own_request_only(
         assert facts(healthy) == facts(expected)
     assert {outcome.reason for outcome in sick if isinstance(outcome, Failed)} == {"numeric"}
     assert len([outcome for outcome in sick if isinstance(outcome, Failed)]) == 6
+
+
+def test_work_that_breaks_while_it_is_done_fails_alone(running: Running) -> None:
+    broken: list[Outcome] = []
+
+    def odd() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        broken.extend((yield [Score(root.state, ("nobody",))]))
+
+    outcomes: list[Outcome] = []
+    _, healthy = running.run(odd(), tree(outcomes))
+    assert isinstance(broken[0], Failed)
+    assert broken[0].reason == "internal"
+    assert isinstance(healthy, list)
 
 
 def test_an_error_in_one_search_fails_that_request_only(running: Running) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcts_core.engine.noise import uniform
 
-KNOWN = [0.1296456182997474, 0.20086969942694566, 0.48618910563112006]
+KNOWN = [0.1296456182997474, 0.9650345821083403, 0.17297707348306401]
 
 words = st.integers(0, 2**63)
 
@@ -28,15 +28,28 @@ def test_known_keys_keep_their_numbers_so_that_old_seeds_keep_their_searches() -
     assert [uniform(*key) for key in ((0, 0, 0, 0), (1, 2, 3, 4), (1, 2, 4, 3))] == KNOWN
 
 
-def test_neighbouring_keys_are_independent_and_uniform() -> None:
-    numbers = [
-        uniform(7, node, draw, at) for node in range(20) for draw in range(20) for at in range(20)
-    ]
+def test_numbers_of_different_nodes_and_positions_are_independent_and_uniform() -> None:
+    numbers = [uniform(7, node, 3, at) for node in range(400) for at in range(20)]
     assert abs(fmean(numbers) - 0.5) < 0.02
-    following = list(pairwise(numbers))
-    covariance = fmean((a - 0.5) * (b - 0.5) for a, b in following)
+    covariance = fmean((a - 0.5) * (b - 0.5) for a, b in pairwise(numbers))
     assert abs(covariance) < 0.01
     bins = [0] * 10
     for number in numbers:
         bins[int(number * 10)] += 1
     assert max(bins) < 1.2 * min(bins)
+
+
+@given(words, words, st.integers(0, 7), st.integers(2, 64))
+def test_draws_from_one_node_are_spread_over_the_first_positions(
+    seed: int, node: int, position: int, count: int
+) -> None:
+    numbers = sorted(uniform(seed, node, draw, position) for draw in range(count))
+    gaps = [after - before for before, after in pairwise(numbers)]
+    # independent numbers leave a gap of this size about once in fifty times
+    assert max(gaps) < 7 / count
+
+
+def test_far_into_an_option_draws_are_independent() -> None:
+    numbers = [uniform(1, 2, draw, 30) for draw in range(4000)]
+    covariance = fmean((a - 0.5) * (b - 0.5) for a, b in pairwise(numbers))
+    assert abs(covariance) < 0.01

@@ -16,19 +16,27 @@ from mcts_core.search.work import Sampling
 LOGITS = torch.tensor([[0.1, 2.0, -1.0, 1.5, 0.0, -3.0]])
 
 
+def row(
+    sampling: Sampling,
+    noise: float,
+    factors: dict[int, float] | None = None,
+    history: tuple[int, ...] = (),
+    prompt: int = 0,
+) -> Draw:
+    return Draw(sampling, sampling.temperature == 0, noise, factors or {}, history, prompt)
+
+
 def one(noise: float = 0.5, history: tuple[int, ...] = (), prompt: int = 0, **fields: Any) -> int:
-    drawn = sample(LOGITS, [Draw(Sampling(**fields), noise, {}, history, prompt)])[0]
+    drawn = sample([LOGITS[0]], [row(Sampling(**fields), noise, history=history, prompt=prompt)])[0]
     assert drawn is not None
     return drawn.logprob.token
 
 
 def reachable(**fields: Any) -> set[int]:
     noises = [step / 400 for step in range(400)]
-    rows = [Draw(Sampling(**fields), noise, {}, (), 0) for noise in noises]
+    rows = [row(Sampling(**fields), noise) for noise in noises]
     return {
-        drawn.logprob.token
-        for drawn in sample(LOGITS.expand(len(rows), -1), rows)
-        if drawn is not None
+        drawn.logprob.token for drawn in sample([LOGITS[0]] * len(rows), rows) if drawn is not None
     }
 
 
@@ -70,7 +78,7 @@ def test_bias_and_penalties_move_the_tokens_they_name() -> None:
 def test_logprobs_are_the_models_own_whatever_was_sampled_from() -> None:
     own = LOGITS[0].log_softmax(0)
     sampling = Sampling(temperature=0.3, logit_bias=((2, 50.0),), logprobs=3)
-    drawn = sample(LOGITS, [Draw(sampling, 0.5, {}, (), 0)])[0]
+    drawn = sample([LOGITS[0]], [row(sampling, 0.5)])[0]
     assert drawn is not None
     assert drawn.logprob.token == 2
     assert drawn.logprob.logprob == pytest.approx(float(own[2]), abs=1e-6)
@@ -91,19 +99,19 @@ def test_a_row_is_drawn_the_same_alone_and_in_any_company(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(count + 1, 50, generator=generator) * 3
-    mine = Draw(Sampling(temperature=temperature), noise, {3: 0.5}, (), 0)
+    mine = row(Sampling(temperature=temperature), noise, {3: 0.5})
     others = [
-        Draw(Sampling(temperature=1.0, top_k=n % 3, top_p=0.9), n / count, {1: 0.1}, (4,), 0)
+        row(Sampling(temperature=1.0, top_k=n % 3, top_p=0.9), n / count, {1: 0.1}, (4,))
         for n in range(count)
     ]
     at = seed % (count + 1)
-    together = sample(logits, [*others[:at], mine, *others[at:]])[at]
-    assert together == sample(logits[at : at + 1], [mine])[0]
+    together = sample(list(logits), [*others[:at], mine, *others[at:]])[at]
+    assert together == sample([logits[at]], [mine])[0]
 
 
 def test_a_row_that_is_not_finite_fails_alone() -> None:
     logits = torch.cat([LOGITS, LOGITS * math.nan, LOGITS])
-    rows = [Draw(Sampling(temperature=0.0), 0.0, {}, (), 0)] * 3
-    first, sick, last = sample(logits, rows)
+    rows = [row(Sampling(temperature=0.0), 0.0)] * 3
+    first, sick, last = sample(list(logits), rows)
     assert sick is None
     assert first == last != None  # noqa: E711

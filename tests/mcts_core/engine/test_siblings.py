@@ -44,9 +44,9 @@ def draw(
     while not tokens or tokens[-1] != END:
         probabilities = language[tuple(tokens)]
         noise = uniform(1, key, 0, len(tokens))
-        row = Draw(Sampling(), noise, avoid.factors(), tokens, 0)
-        logits = torch.tensor([probabilities]).log()
-        drawn = sample(logits, [row])[0]
+        row = Draw(Sampling(), False, noise, avoid.factors(), tokens, 0)
+        logits = torch.tensor(probabilities).log()
+        drawn = sample([logits], [row])[0]
         assert drawn is not None
         token = drawn.logprob.token
         tokens.append(token)
@@ -86,8 +86,8 @@ def test_the_second_draw_follows_the_policy_given_that_it_is_not_the_first() -> 
 
 
 def test_when_nothing_new_is_left_an_old_option_is_drawn_again() -> None:
-    logits = torch.tensor([[2.0, 1.0]])
-    row = Draw(Sampling(), 0.3, {0: 0.0, 1: 0.0}, [], 0)
-    drawn = sample(logits, [row])[0]
+    logits = torch.tensor([2.0, 1.0])
+    row = Draw(Sampling(), False, 0.3, {0: 0.0, 1: 0.0}, [], 0)
+    drawn = sample([logits], [row])[0]
     assert drawn is not None
     assert drawn.logprob.token == 0

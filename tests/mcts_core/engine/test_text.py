@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcts_core.engine.text import OptionText
+from mcts_core.engine.text import OptionText, StepRuleTooSlow
 from mcts_core.search.work import Boundary
 
 
@@ -91,3 +92,10 @@ def test_a_sentence_ends_by_its_regular_expression() -> None:
     pieces = [b"One", b" two", b".", b" Three"]
     option = OptionText(Pieces(pieces), [], Boundary(regex=r"[.!?]\s"), ())
     assert [option.feed(token) for token in range(4)] == [None, None, None, "step"]
+
+
+def test_an_expression_that_backtracks_for_ever_is_given_up() -> None:
+    pieces = [b"a" * 40 + b"!"]
+    option = OptionText(Pieces(pieces), [], Boundary(regex=r"(a|aa|a?a)+$x|(a+a+)+b"), ())
+    with pytest.raises(StepRuleTooSlow, match=r"step\.until\.regex"):
+        option.feed(0)

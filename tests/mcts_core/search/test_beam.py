@@ -6,7 +6,10 @@ from tests.mcts_core.search.world import World, grow, solve
 
 
 def test_a_beam_with_an_exact_critic_solves_the_puzzle() -> None:
-    result = solve(World(), SearchParameters(method="beam", critics={"value": 1.0, "orm": 1.0}))
+    parameters = SearchParameters(
+        method="beam", critics={"value": 1.0, "orm": 1.0}, width=Width(beam=8)
+    )
+    result = solve(World(), parameters)
     assert result.trajectories[0].text.endswith("answer 24")
     assert result.trajectories[0].score == 1.0
     assert (result.method, result.stop_reason, result.fallback) == ("beam", "exhausted", None)
@@ -29,6 +32,27 @@ def test_a_beam_keeps_no_more_nodes_than_its_width() -> None:
 
 def text_depth(work: Extend) -> int:
     return list(work.state.tokens).count(10)
+
+
+def test_a_beams_candidates_are_drawn_together_below_each_node() -> None:
+    world = World()
+    parameters = SearchParameters(method="beam", critics={"noise": 1.0}, width=Width(beam=3))
+    solve(world, parameters)
+    extends = [work for work in world.done if isinstance(work, Extend)]
+    first = [work for work in extends if work.key[1] == 0]
+    first = {id(work.state): work.draws for work in reversed(extends)}
+    assert set(first.values()) == {3}
+    again = [work for work in extends if work.draws < 3]
+    assert all(work.siblings for work in again), "what is made up for avoids what is there"
+    assert len(first) == len({work.key[0] for work in extends})
+    assert all(work.greedy_first == (work.key[1] == 0) for work in extends)
+
+
+def test_a_beam_may_be_wider_than_the_nodes_of_a_tree_search() -> None:
+    width = Width(beam=8, root=(1, 2), inner=(1, 1))
+    _, tree = grow(SearchParameters(method="beam", critics={"noise": 1.0}, width=width))
+    assert len(tree.root.children) > 2
+    assert max(len(node.children) for node in tree.walk() if node.depth == 1) > 1
 
 
 def test_a_beam_of_one_without_critics_is_the_greedy_trajectory() -> None:

@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcts_core.search.budget import Meter
 from mcts_core.search.parameters import Budget, SearchParameters, Step, StopWhen, Width
 from mcts_core.search.search import SearchFailed, SearchResult
-from tests.mcts_core.search.world import Clock, World, build, drive, grow, solve
+from mcts_core.search.work import Extend, Extended, Opened
+from tests.mcts_core.search.test_tree import new_tree, option
+from tests.mcts_core.search.world import Clock, World, WorldState, build, drive, grow, solve
 
 VALUE = {"value": 1.0, "orm": 1.0}
 ON = StopWhen(converged=False)
@@ -35,7 +38,8 @@ def test_tokens_are_never_exceeded_by_more_than_the_work_in_flight(
     )
     result = solve(world, parameters, shuffle=order)
     path = parameters.max_depth * LONGEST if result.fallback else 0
-    assert world.spent <= max(tokens, len(world.prompt)) + parallel * (LONGEST + 1) + path
+    flying = parameters.width.root[0] + (parallel - 1) * parameters.width.inner[0]
+    assert world.spent <= max(tokens, len(world.prompt)) + flying * (LONGEST + 1) + path
     assert result.trajectories[0].finish_reason == "stop"
     assert set(result.trajectories[0].scores) == set(VALUE)
 
@@ -65,6 +69,42 @@ def test_nodes_are_kept(nodes: int, parallel: int) -> None:
     assert isinstance(search.result, SearchResult)
     assert search.result.stop_reason == "nodes"
     assert tree.nodes <= nodes
+
+
+@pytest.mark.parametrize(
+    ("budget", "most"),
+    [(Budget(nodes=4), 3), (Budget(nodes=2), 1), (Budget(tokens=45), 2), (Budget(tokens=10), 1)],
+)
+def test_no_more_options_are_drawn_together_than_the_budget_has_room_for(
+    budget: Budget, most: int
+) -> None:
+    world = World()
+    parameters = SearchParameters(
+        critics=VALUE, budget=budget, step=Step(max_tokens=LONGEST), width=Width(root=(6, 6))
+    )
+    search = build(world, parameters)
+    (opening,) = search.start()
+    (work,) = search.deliver(opening, world.do(opening))
+    assert isinstance(work, Extend)
+    assert work.draws == most
+
+
+def test_options_cost_what_they_cost_on_average() -> None:
+    parameters = SearchParameters(budget=Budget(tokens=100, nodes=50), step=Step(max_tokens=9))
+    meter = Meter(parameters, Clock(), 0.0)
+    tree = new_tree()
+    assert meter.affordable(tree, 99) == 100 // 9, "as long as options may be"
+    meter.commit(Opened(WorldState(()), {}, spent=20))
+    meter.commit(Extended((option("a"), option("b"), option("c"), option("d")), spent=8))
+    assert meter.option_cost == 2.0
+    assert meter.affordable(tree, 99) == (100 - 28) // 2
+    meter.launch(30)
+    assert meter.affordable(tree, 99) == (100 - 28) // 2 - 30
+    meter.land(30)
+    assert meter.flying == 0
+    meter.commit(Opened(WorldState(()), {}, spent=72))
+    assert meter.affordable(tree, 99) == 1, "whether there may be one is asked before"
+    assert meter.reached(tree) == "tokens"
 
 
 def test_whichever_limit_comes_first_is_the_reason() -> None:
@@ -141,11 +181,11 @@ def test_nothing_happens_after_the_end() -> None:
     world = World()
     search = build(world, SearchParameters())
     (opening,) = search.start()
-    search.expire()
+    search.expire(())
     failed = search.result
     assert isinstance(failed, SearchFailed)
     assert search.deliver(opening, world.do(opening)) == ()
-    search.expire()
+    search.expire(())
     assert search.result is failed
 
 
@@ -155,4 +195,4 @@ def test_the_first_simulation_is_timed_from_admission() -> None:
     search = build(world, SearchParameters(critics={"value": 1.0}), clock=clock)
     result = drive(search, world, clock=clock)
     assert isinstance(result, SearchResult)
-    assert result.first_simulation_seconds == 1.0  # the prompt and one option
+    assert result.first_simulation_seconds == 1.0  # the prompt and the first options

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.parameters import Rollouts, SearchParameters, StopWhen
-from mcts_core.search.search import SearchResult
+from mcts_core.search.search import SearchFailed, SearchResult
 from mcts_core.search.task import Task
 from mcts_core.search.work import (
     Extend,
@@ -99,10 +99,14 @@ def test_a_failed_rollout_does_not_count() -> None:
     assert {node.scores["orm"] for node in tree.walk() if node.end is None} <= {0.0, 1.0}
 
 
-def critic_fails(name: str, kinds: type | tuple[type, ...] = (Open, Extend, Score)) -> World:
+def critic_fails(
+    name: str,
+    kinds: type | tuple[type, ...] = (Open, Extend, Score),
+    reason: FailureReason = "critic_error",
+) -> World:
     def fails(work: Work) -> FailureReason | None:
         asked = getattr(work, "critics", ())
-        return "critic_error" if isinstance(work, kinds) and name in asked else None
+        return reason if isinstance(work, kinds) and name in asked else None
 
     return World(numbers=(2, 3, 4), target=24, fails=fails)
 
@@ -127,6 +131,44 @@ def test_a_lost_critic_is_said_and_the_others_still_score(
         assert result.fallback.reason == "critic_error"
     elif method == "mcts":
         assert result.simulations > 10, "there is no other way than to go on without it"
+
+
+@pytest.mark.parametrize("reason", ["critic_error", "numeric", "internal"])
+def test_options_are_not_lost_with_a_critic_however_it_fails(reason: FailureReason) -> None:
+    world = critic_fails("noise", (Extend, Score), reason)
+    critics = {"value": 1.0, "noise": 1.0}
+    search, tree = grow(SearchParameters(critics=critics, fallback=()), world=world)
+    assert search._evaluation.lost.keys() == {"noise"}
+    asked = next(work for work in world.done if isinstance(work, Extend))
+    again = next(work for work in world.done if isinstance(work, Extend) and not work.critics)
+    assert (asked.draws, again.draws, asked.key) == (4, 4, again.key)
+    assert not tree.root.closed or tree.root.solved
+    assert all(set(node.scores) == {"value"} for node in tree.walk() if node.depth)
+    assert search.result is not None
+    assert not isinstance(search.result, SearchFailed)
+    assert search.result.simulations > 10
+
+
+@pytest.mark.parametrize(
+    ("critics", "rollouts", "sighted"),
+    [
+        ({}, 0, False),
+        ({}, 2, False),
+        ({"value": 1.0}, 0, True),
+        ({"orm": 1.0}, 0, False),
+        ({"orm": 1.0}, 2, True),
+        ({"orm": 0.0}, 2, False),
+        ({"value": 0.0, "orm": 1.0}, 0, False),
+    ],
+)
+def test_unfinished_states_are_seen_by_those_critics_that_have_a_say_there(
+    critics: dict[str, float], rollouts: int, sighted: bool
+) -> None:
+    own = evaluation(critics, rollouts={"count": rollouts})
+    assert own.sighted == sighted
+    for name in critics:
+        own.lost[name] = "the test says so"
+    assert not own.sighted
 
 
 def test_a_critic_that_answers_no_number_is_lost() -> None:
@@ -166,9 +208,14 @@ def test_without_critics_a_terminal_is_worth_its_likelihood_and_has_no_score() -
 
 
 def test_where_nothing_can_be_said_a_simulation_goes_on_to_a_terminal() -> None:
-    search, tree = grow(SearchParameters(critics={"orm": 1.0}), rollouts_available=False)
+    world = World()
+    search, tree = grow(
+        SearchParameters(critics={"orm": 1.0}), world=world, rollouts_available=False
+    )
     assert isinstance(search.result, SearchResult)
     assert search.result.terminals >= 10
+    draws = {work.draws for work in world.done if isinstance(work, Extend)}
+    assert draws == {1}, "of options drawn together none could be called the best"
     assert all(node.score is None for node in tree.walk() if node.end is None)
 
 

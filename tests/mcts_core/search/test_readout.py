@@ -130,6 +130,17 @@ def test_stopping_when_visits_have_converged_changes_nothing_but_the_cost(
     assert texts[0] == texts[1]
 
 
+def test_what_loses_its_lead_when_it_is_fully_scored_is_still_what_is_returned() -> None:
+    for seed in range(5):
+        parameters = SearchParameters(
+            critics={"value": 1.0, "orm": 1.0}, budget=Budget(simulations=6), fallback=()
+        )
+        result = solve(World(), parameters, seed=seed, n=2)
+        assert len(result.trajectories) == 2
+        for trajectory in result.trajectories:
+            assert trajectory.scores.keys() == {"value", "orm"}
+
+
 def test_n_trajectories_are_distinct_and_best_first() -> None:
     search, tree = grow(
         SearchParameters(critics={"noise": 1.0}, budget=Budget(simulations=150)), n=5

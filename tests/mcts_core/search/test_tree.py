@@ -1,27 +1,100 @@
 from __future__ import annotations
 
 from math import isfinite
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcts_core.search import selection
+from mcts_core.search.backup import backup
+from mcts_core.search.expansion import Expansion
+from mcts_core.search.flow import Steps
 from mcts_core.search.methods.mcts import MCTS
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen
-from mcts_core.search.tree import Tree
-from mcts_core.search.work import Extended, TokenLogprob
+from mcts_core.search.tree import Node, Tree
+from mcts_core.search.work import Option, TokenLogprob
 from tests.mcts_core.search.test_repeatability import PARAMETERS
-from tests.mcts_core.search.world import World, WorldState, grow
+from tests.mcts_core.search.world import World, WorldState, build, drive, grow
 
 
-def option(text: str, logprob: float = -1.0, scores: dict[str, float] | None = None) -> Extended:
+def option(text: str, logprob: float = -1.0, scores: dict[str, float] | None = None) -> Option:
     tokens = tuple(map(ord, text))
     logprobs = tuple(TokenLogprob(token, logprob) for token in tokens)
     draws = (logprob,) * len(tokens)
-    return Extended(WorldState(tokens), tokens, logprobs, draws, text, "step", scores or {})
+    return Option(WorldState(tokens), tokens, logprobs, draws, text, "step", scores or {})
 
 
 def new_tree() -> Tree:
     return Tree(WorldState(()), "mcts")
+
+
+def valued(node: Node) -> bool:
+    """Whether the node was worth something by itself when it was new."""
+    return node.visits > 0 and (node.score is not None or node.end is not None)
+
+
+def worth(node: Node) -> float:
+    """The value of its own evaluation."""
+    if not valued(node):
+        return 0.0
+    return node.score if node.score is not None else node.trajectory_likelihood
+
+
+class Ledger:
+    """Writes down what every expansion and every absorbed visit came to."""
+
+    def __init__(self, expansion: Expansion) -> None:
+        self.drawn: dict[Node, list[list[Node]]] = {}
+        self.ended: dict[Node, list[float]] = {}
+        self._expansion = expansion
+
+    def expand(
+        self, tree: Tree, node: Node, count: int, origin: str
+    ) -> Steps[tuple[list[Node], Node | None]]:
+        new, merged = yield from self._expansion.expand(tree, node, count, origin)
+        self.drawn.setdefault(node, []).append(new)
+        if merged is not None and merged.visits:
+            self.ended.setdefault(merged, []).append(merged.mean)
+        return new, merged
+
+    def absorb(self, tree: Tree, path: list[Node], value: float) -> None:
+        self.ended.setdefault(path[-1], []).append(value)
+        backup(tree, path, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._expansion, name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(parameters=PARAMETERS, seed=st.integers(0, 3), order=st.integers(0, 2**32))
+def test_visits_and_values_of_a_node_are_those_below_it(
+    parameters: SearchParameters, seed: int, order: int
+) -> None:
+    """The identity of `Node`'s docstring, and the same of the values."""
+    world = World(critic_noise=0.5)
+    search = build(world, parameters, seed=seed)
+    assert isinstance(search, MCTS)
+    ledger = Ledger(search._expansion)
+    search._expansion = ledger  # type: ignore[assignment]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "backup", ledger.absorb)
+        drive(search, world, shuffle=order)
+    tree = search._tree
+    assert tree is not None
+    for node in tree.walk():
+        drawn = [[child for child in new if valued(child)] for new in ledger.drawn.get(node, [])]
+        drawn = [new for new in drawn if new]
+        drawn += [[child] for child in node.children if child.origin != "mcts" and valued(child)]
+        ended = ledger.ended.get(node, [])
+        visits = valued(node) + len(drawn) + len(ended)
+        total = worth(node) + sum(max(map(worth, new)) for new in drawn) + sum(ended)
+        for child in node.children:
+            visits += child.visits - valued(child)
+            total += child.total - worth(child)
+        assert node.visits == visits
+        assert node.total == pytest.approx(total, abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -39,11 +112,17 @@ def test_whatever_happens_the_tree_stays_consistent(
     nodes = list(tree.walk())
     assert len(nodes) == tree.nodes
     assert tree.depth == max(node.depth for node in nodes)
+    assert isinstance(search, MCTS)
+    assert search._meter.flying == 0
     for node in nodes:
-        below = sum(child.visits for child in node.children)
-        assert node.visits >= below, "every visit of a child is one of its parent"
+        through = sum(child.visits - valued(child) for child in node.children)
+        new = sum(valued(child) for child in node.children)
+        ended = node.visits - valued(node) - through
+        assert ended >= (new > 0), "whatever was valued has reached its parent"
         if not tree.merged and not node.solved:
-            assert node.visits - below <= 1, "beside those, only its own evaluation"
+            assert ended <= new, "beside new children and its own evaluation nothing ends here"
+            if node.parent is None and parameters.width.root[0] == 1:
+                assert ended == new, "children drawn one by one are a visit each"
         assert node.virtual == 0
         assert node.pending == 0
         assert not node.blocked or (expire_after is not None)
@@ -60,9 +139,12 @@ def test_whatever_happens_the_tree_stays_consistent(
             assert isfinite(node.score)
         texts = [child.text for child in node.children]
         assert len(texts) == len(set(texts)), "siblings say different things"
-    assert isinstance(search, MCTS)
     evaluated = tree.root.score is not None
-    assert tree.root.visits == evaluated + search._meter.simulations + tree.absorbed
+    counted = evaluated + search._meter.simulations + tree.absorbed
+    if search._ladder.fallback is None:
+        assert tree.root.visits == counted
+    else:
+        assert tree.root.visits >= counted, "what the ladder grows is no simulation"
 
 
 def test_a_solved_subtree_is_known_up_to_where_something_is_left_to_do() -> None:

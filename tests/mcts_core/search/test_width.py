@@ -38,6 +38,38 @@ def test_a_node_whose_children_are_all_solved_may_grow_to_its_maximum() -> None:
     assert not width.has_room(tree.root)
 
 
+def test_a_node_wants_what_it_lacks_to_its_minimum_or_else_one() -> None:
+    width = AdaptiveWidth(Width(root=(4, 8), inner=(2, 3)))
+    tree = new_tree()
+    wanted = []
+    for text in "abcdef":
+        wanted.append(width.wanted(tree.root))
+        tree.add(tree.root, option(text), None, "mcts")
+    assert wanted == [4, 3, 2, 1, 1, 1]
+    child = tree.root.children[0]
+    assert width.wanted(child) == 2
+    child.pending = 1
+    assert width.wanted(child) == 1
+
+
+@given(
+    bounds=st.tuples(st.integers(1, 8), st.integers(0, 8)),
+    children=st.integers(0, 16),
+    pending=st.integers(0, 16),
+    importance=st.floats(0, 2),
+)
+def test_what_is_wanted_never_leads_beyond_the_maximum(
+    bounds: tuple[int, int], children: int, pending: int, importance: float
+) -> None:
+    width = AdaptiveWidth(Width(root=(bounds[0], bounds[0] + bounds[1])))
+    root = new_tree().root
+    root.children = [root] * children
+    root.pending = pending
+    root.importance = importance
+    if width.has_room(root):
+        assert children + pending + width.wanted(root) <= width.maximum(root)
+
+
 def test_root_and_inner_nodes_have_bounds_of_their_own() -> None:
     width = AdaptiveWidth(Width(root=(3, 7), inner=(1, 2)))
     tree = new_tree()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import log
 from typing import Any
@@ -21,7 +21,6 @@ from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import Search, SearchFailed, SearchResult
 from mcts_core.search.tree import Tree
 from mcts_core.search.work import (
-    Account,
     Boundary,
     Extend,
     Extended,
@@ -30,6 +29,7 @@ from mcts_core.search.work import (
     Finish,
     Open,
     Opened,
+    Option,
     Outcome,
     Release,
     RolledOut,
@@ -138,21 +138,32 @@ class World:
             return Failed("context_length", "the context is full")
         limit = min(work.max_tokens, self.context - len(base))
         avoided = tuple(sibling.tokens for sibling in work.siblings)
-        tokens, finish, logprob = self._write(
-            base, work.sampling, work.key, work.boundary, limit, avoided
-        )
-        state = self._state((*base, *tokens))
-        each = logprob / len(tokens)
-        return Extended(
-            state,
-            tokens,
-            tuple(TokenLogprob(token, each) for token in tokens),
-            (each,) * len(tokens),
-            text(tokens),
-            finish,
-            self._scores(state, work.critics),
-            self._pay(len(tokens)),
-        )
+        node, first = work.key
+        agreed: dict[tuple[int, ...], tuple[Finish, float, list[int]]] = {}
+        for draw in range(first, first + work.draws):
+            greedy = work.greedy_first and draw == first
+            sampling = replace(work.sampling, temperature=0.0) if greedy else work.sampling
+            tokens, finish, logprob = self._write(
+                base, sampling, (node, draw), work.boundary, limit, avoided
+            )
+            agreed.setdefault(tokens, (finish, logprob, []))[2].append(draw)
+        options: list[Option] = []
+        for tokens, (finish, logprob, draws) in agreed.items():
+            state = self._state((*base, *tokens))
+            each = logprob / len(tokens)
+            option = Option(
+                state,
+                tokens,
+                tuple(TokenLogprob(token, each) for token in tokens),
+                (each,) * len(tokens),
+                text(tokens),
+                finish,
+                self._scores(state, work.critics),
+                tuple(draws),
+            )
+            options.append(option)
+        prefixes = {tokens[:end] for tokens in agreed for end in range(1, len(tokens) + 1)}
+        return Extended(tuple(options), self._pay(len(prefixes)))
 
     def _write(
         self,
@@ -294,7 +305,6 @@ def build(
         stop=stop,
         n=n,
         stream=stream,
-        account=Account(),
         clock=clock,
         started=clock(),
         outcome_critics=frozenset(("orm",)),
@@ -329,10 +339,10 @@ def drive(
     delivered = 0
     while search.result is None:
         if expire_after is not None and delivered >= expire_after:
-            search.expire()
+            search.expire(())
             break
         if clock is not None and deadline is not None and clock() >= deadline:
-            search.expire()
+            search.expire(())
             break
         assert pending, "the search waits for nothing and has no result"
         index = 0 if shuffle is None else chance.randrange(len(pending))

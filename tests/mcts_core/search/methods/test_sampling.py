@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mcts_core.search.parameters import Budget, SearchParameters
-from mcts_core.search.search import SearchFailed
-from mcts_core.search.work import Boundary, Extend, FailureReason, Work
+from mcts_core.search.search import SearchFailed, SearchResult
+from mcts_core.search.work import Boundary, Extend, Extended, FailureReason, Work
 from tests.mcts_core.search.world import World, build, drive, solve
 
 
@@ -34,8 +36,9 @@ def test_samples_are_in_the_order_of_their_choices_whatever_their_scores() -> No
         assert result.method == "sample"
         by_key = {}
         for work in extends(world):
-            tokens = World().do(Extend(work.state, work.sampling, work.key)).tokens  # type: ignore[union-attr]
-            by_key[work.key[0]] = tokens
+            drawn = World().do(Extend(work.state, work.sampling, work.key))
+            assert isinstance(drawn, Extended)
+            by_key[work.key[0]] = drawn.options[0].tokens
         assert [t.tokens for t in result.trajectories] == [by_key[i] for i in range(4)]
         assert all(t.scores.keys() == {"noise"} for t in result.trajectories)
 
@@ -96,3 +99,24 @@ def test_a_streamed_choice_is_not_silently_left_out() -> None:
     result = drive(build(world, SearchParameters(method="sample"), n=3, stream=True), world)
     assert isinstance(result, SearchFailed)
     assert result.reason == "kv_exhausted"
+
+
+def test_a_deadline_returns_choices_as_far_as_they_came() -> None:
+    for method in ("sample", "best_of_n", "greedy"):
+        world = World()
+        search = build(world, SearchParameters.model_validate({"method": method}), n=1)
+        (opening,) = search.start()
+        extends_ = [w for w in search.deliver(opening, world.do(opening)) if isinstance(w, Extend)]
+        begun: list[tuple[Extend, Extended]] = []
+        for work in extends_[:2]:
+            whole = world.do(work)
+            assert isinstance(whole, Extended)
+            (option,) = whole.options
+            cut = replace(option, tokens=option.tokens[:3], text=option.text[:3], finish="length")
+            begun.append((work, Extended((cut,), 3)))
+        search.expire(begun)
+        result = search.result
+        assert isinstance(result, SearchResult), method
+        assert result.stop_reason == "deadline"
+        assert result.trajectories[0].finish_reason == "length"
+        assert len(result.trajectories[0].text) == 3
