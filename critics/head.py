@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -32,8 +33,23 @@ class Head(nn.Module):
         return torch.sigmoid(self.logits(hidden))
 
 
-def load_head(folder: Path, card: CriticCard) -> Head:
-    """Raises `CriticError` when the weights are missing or of other shapes than the card says."""
+def card_of(
+    head: Head, kind: Literal["value", "prm", "orm"], trunk: Literal["policy", "own"]
+) -> CriticCard:
+    """What is to be said of a head that reads `trunk`."""
+    return CriticCard(
+        kind=kind,
+        trunk=trunk,
+        read="last" if kind == "orm" else "step_end",
+        activation="sigmoid",
+        hidden=head.up.in_features,
+        width=head.up.out_features,
+    )
+
+
+def load_head(folder: Path) -> tuple[Head, CriticCard]:
+    """A critic's head and its card. Raises `CriticError` when files are missing or do not fit."""
+    card = CriticCard.load(folder)
     path = folder / FILE
     head = Head(card.hidden, card.width)
     try:
@@ -42,7 +58,7 @@ def load_head(folder: Path, card: CriticCard) -> Head:
         raise CriticError(f"{path} is missing") from None
     except RuntimeError as error:
         raise CriticError(f"{path} does not fit critic.json: {error}") from None
-    return head.eval()
+    return head.eval(), card
 
 
 def save_head(head: Head, card: CriticCard, folder: Path) -> None:

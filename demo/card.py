@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import LlamaModel
 
-from demo.critic import Head, load_head
+from critics.head import Head, load_head
 from demo.load import load_model, load_tokenizer, load_trunk
 from demo.measure import Accuracy, guided_search, score_ends, solve_rates
 from demo.puzzle import Puzzle
@@ -17,7 +17,7 @@ from demo.traces import sample_traces
 _NOISE = 0.01
 
 
-def compare(policy: Accuracy, own: Accuracy) -> str:
+def compare(policy: Accuracy, own: Accuracy) -> Literal["policy", "own"]:
     """Which critic to ship: the head on the policy's trunk, which costs nothing to serve, unless
     a trunk of its own ranks first steps better by more than 0.01 AUC."""
     return "own" if own.auc_first_step > policy.auc_first_step + _NOISE else "policy"
@@ -26,7 +26,7 @@ def compare(policy: Accuracy, own: Accuracy) -> str:
 def load_critic(out: Path, kind: str, policy_trunk: LlamaModel) -> tuple[LlamaModel, Head]:
     """The trunk and the head of the critic `kind` under `out`."""
     head, card = load_head(out / kind)
-    if card["trunk"] == "policy":
+    if card.trunk == "policy":
         return policy_trunk, head
     return load_trunk(out / kind), head
 

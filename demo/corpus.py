@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from demo.judge import is_sound
-from demo.mistakes import claimed_expression, corrupt, mistake
+from demo.judge import is_sound, judge
+from demo.mistakes import claimed_expression, corrupt, mistake, tempting_lie
 from demo.puzzle import (
     MAX_TARGET,
     Puzzle,
@@ -151,6 +151,28 @@ class Corpus:
         lines.append(self._answer(puzzle, taken))
         labels.append(int(grade(puzzle, lines[-1])))
         return Sample(puzzle, tuple(lines), tuple(labels))
+
+    def near_miss(self) -> Sample:
+        """A trajectory that ends in the target, with at most one lie: half of them are right.
+
+        The lie is of the tempting kind: after it the target can be made."""
+        rng, puzzle = self._random, self.puzzle()
+        lie_at = rng.randrange(len(puzzle.numbers) + 1) if rng.random() < 0.7 else -1
+        state, taken = puzzle.state, list[Step]()
+        while len(state) > 1:
+            winning = winning_steps(state, puzzle.target)
+            step = rng.choice(winning or steps(state))
+            if len(taken) == lie_at:
+                step = tempting_lie(step, state, puzzle.target, rng)
+            elif len(state) == 2 and not winning:
+                step = mistake(step, state, puzzle.target, rng)
+            taken.append(step)
+            state = step.state
+        text = claimed_expression(puzzle.numbers, taken)
+        if lie_at >= len(taken) and rng.random() < 0.7:
+            text = corrupt(text, rng)
+        lines = (*(step.text for step in taken), f"Answer: {text} = {puzzle.target}")
+        return Sample(puzzle, lines, judge(puzzle, lines))
 
     def first_step(self) -> Sample:
         """The first step of a walk."""

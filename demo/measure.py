@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
-from demo.critic import Head
+from critics.head import Head
 from demo.puzzle import Puzzle, grade
 from demo.sampler import sample
 from demo.tokenizer import EOS_ID
@@ -109,7 +109,7 @@ def score_ends(trunk: LlamaModel, head: Head, rows: Sequence[Sequence[int]]) -> 
         hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state
         ends = torch.tensor([len(row) - 1 for row in part])
         last = hidden[torch.arange(len(part)), ends].float()
-        scores += torch.sigmoid(head(last)).tolist()
+        scores += head(last).tolist()
     return scores
 
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from fractions import Fraction
 
-from demo.puzzle import State, Step
+from demo.puzzle import State, Step, reachable
 
 
 def mistake(step: Step, state: State, target: int, rng: random.Random) -> Step:
@@ -38,6 +38,38 @@ def mistake(step: Step, state: State, target: int, rng: random.Random) -> Step:
         else:
             rest.pop(at)
     return Step(left, step.operator, right, result, tuple(sorted((*rest, result))))
+
+
+def tempting_lie(step: Step, state: State, target: int, rng: random.Random) -> Step:
+    """A wrong variant of `step` after which `target` can be made: a false result, or an operand
+    that is not left (often a number used twice)."""
+    left, right, result = step.left, step.right, step.result
+    rest = list(step.state)
+    rest.remove(result)
+    if rng.random() < 0.5:
+        near = [result + delta for delta in (-2, -1, 1, 2) if result + delta > 0]
+        wished = [Fraction(number) for number in range(1, 31)]
+        rng.shuffle(wished)
+        for claimed in (*near, *wished):
+            made = tuple(sorted((*rest, claimed)))
+            if claimed != result and reachable(made, target):
+                return Step(left, step.operator, right, claimed, made)
+        return mistake(step, state, target, rng)
+    strays = [Fraction(rng.randint(1, 13)), *rng.sample(state, len(state))]
+    rng.shuffle(strays)
+    for stray in strays:
+        for other in (left, right):
+            low, high = min(stray, other), max(stray, other)
+            values = [("+", low, high, low + high), ("-", high, low, high - low)]
+            values.append(("*", low, high, low * high))
+            if low:
+                values.append(("/", high, low, high / low))
+            rng.shuffle(values)
+            for operator, one, two, claimed in values:
+                made = tuple(sorted((*rest, claimed)))
+                if reachable(made, target):
+                    return Step(one, operator, two, claimed, made)
+    return mistake(step, state, target, rng)
 
 
 def claimed_expression(numbers: Sequence[int], taken: Sequence[Step]) -> str:

@@ -5,6 +5,7 @@ cores; `--stage NAME` runs one, reading what the stages before it left in `--out
 """
 
 import argparse
+import copy
 import dataclasses
 import json
 import logging
@@ -12,14 +13,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
+from critics.head import Head, card_of, save_head
 from demo.card import compare, figures, write_card
 from demo.corpus import Corpus, Mixture, Part, multisets
-from demo.critic import Head, save_head
 from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy
 from demo.puzzle import Puzzle, reachable, test_puzzles
@@ -73,14 +75,17 @@ class Settings:
     )
     policy_size: Size = POLICY
     rollout_size: Size = ROLLOUT
-    orm_layers: int = 3
+    orm_layers: int = 5
     head: HeadPlan = field(default_factory=HeadPlan)
     value_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.0))
     prm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.0))
-    orm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=5.0))
+    orm_trunk: TrunkPlan = field(
+        default_factory=lambda: TrunkPlan(minutes=14.5, rate=1e-3, muon_rate=1e-2)
+    )
     policy_traces: int = 16_000
     rollout_traces: int = 6_000
     walks: int = 12_000
+    near_misses: int = 70_000
     held_out_samples: int = 10
     orm_samples: int = 20
     temperature: float = 0.9
@@ -156,7 +161,7 @@ class Recipe:
             rows = [dataclasses.astuple(trace) for trace in traces]
             torch.save(rows, self._work / f"{name}.traces.pt")
 
-    def _step_critic(self, kind: str, label: Label, plan: TrunkPlan) -> None:
+    def _step_critic(self, kind: Literal["value", "prm"], label: Label, plan: TrunkPlan) -> None:
         """A head on the policy's hidden states and a trunk of its own; ships the head unless the
         trunk is clearly better."""
         policy, tests = self._model("policy"), self._traces("held_out")
@@ -181,13 +186,14 @@ class Recipe:
             {"policy": on_policy.as_dict(), "own": on_own.as_dict(), "own_steps": taken}
             | {"shipped": choice},
         )
-        save_head(head if choice == "policy" else own, self._out / kind, kind, choice, "step_end")
+        best = head if choice == "policy" else own
+        save_head(best, card_of(best, kind, choice), self._out / kind)
         if choice == "own":
             trunk.save_pretrained(self._out / kind)
 
     def _outcome_critic(self) -> None:
-        """A short trunk of its own, cut from the policy; beside it, to compare, a head on the
-        policy's hidden states."""
+        """A trunk of its own that starts as a copy of the policy's; beside it, to compare, a head
+        on the policy's hidden states."""
         policy = self._model("policy")
         traces = [t for name in ("policy", "rollout", "walks") for t in self._traces(name)]
         reads = read(policy.model, traces)
@@ -201,13 +207,21 @@ class Recipe:
             trace=reads.trace[last],
         )
         head = fit_head(ends, ends.won, self._seed, self._settings.head)
-        save_head(head, self._work / "orm-head", "orm", "policy", "last")
+        save_head(head, card_of(head, "orm", "policy"), self._work / "orm-head")
         trunk = prefix_of(policy, self._settings.orm_layers)
-        own = Head(self._settings.policy_size.hidden, 128)
+        own = copy.deepcopy(head)
+        traces += self._near_misses()
         taken = fine_tune(trunk, own, traces, outcome, self._seed, self._settings.orm_trunk)
         trunk.save_pretrained(self._out / "orm")
-        save_head(own, self._out / "orm", "orm", "own", "last")
+        save_head(own, card_of(own, "orm", "own"), self._out / "orm")
         self._note("orm", {"own_steps": taken, **self._outcome_figures(policy, trunk, own, head)})
+
+    def _near_misses(self) -> list[Trace]:
+        """Trajectories with at most one lie, in a step or in the answer."""
+        rng, tokenizer = random.Random(self._seed + 4), self._tokenizer()
+        corpora = [Corpus(self._seed + 5, part=part) for part in ("policy", "critics")]
+        misses = (rng.choice(corpora).near_miss() for _ in range(self._settings.near_misses))
+        return [trace_of_sample(miss, tokenizer) for miss in misses]
 
     def _outcome_figures(
         self, policy: LlamaForCausalLM, trunk: LlamaModel, own: Head, head: Head
@@ -252,7 +266,8 @@ class Recipe:
 
 def _scores(head: Head, hidden: Tensor) -> Tensor:
     with torch.inference_mode():
-        return torch.sigmoid(head(hidden))
+        scores: Tensor = head(hidden)
+    return scores
 
 
 def outcome_figures(scores: Tensor, won: Tensor) -> dict[str, float]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from critics.head import card_of, load_head, save_head
 from demo.corpus import Corpus, Mixture, Sample
-from demo.critic import load_head, save_head
 from demo.judge import judge
 from demo.load import load_model, load_tokenizer
 from demo.puzzle import Puzzle
@@ -81,5 +81,5 @@ def refine_policy(out: Path, work: Path, seed: int, plan: Plan, first_steps: int
     source = OnPolicy(Corpus(seed + 6), own, seed)
     taken = train(model, head, source, plan, lambda name: save_policy(model, work / name))
     save_policy(model, out)
-    save_head(head, work / "prm", "prm", "policy", "step_end")
+    save_head(head, card_of(head, "prm", "policy"), work / "prm")
     return taken

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM, LlamaModel
 
-from demo.critic import Head
+from critics.head import Head
 from demo.optimizer import Muon
 from demo.schedule import schedule
 from demo.traces import Reads, Trace, padded
@@ -68,7 +68,7 @@ def fit_head(
         for chosen in torch.split(order, plan.batch):
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate * schedule(done / total)
-            scores = head(reads.hidden[chosen])
+            scores = head.logits(reads.hidden[chosen])
             loss = functional.binary_cross_entropy_with_logits(
                 scores, labels[chosen], weights[chosen]
             )
@@ -101,10 +101,10 @@ def steps_alive(trace: Trace) -> list[tuple[int, float, float]]:
 
 
 def outcome(trace: Trace) -> list[tuple[int, float, float]]:
-    """Outcome labels: the grade at the end; the judgements on the way weigh a little, because
-    they teach the arithmetic."""
+    """Outcome labels: the grade at the end; the judgements on the way weigh less, because they
+    only teach the arithmetic."""
     found = steps_alive(trace)
-    return [(at, label, 0.1) for at, label, _ in found[:-1]] + [(found[-1][0], trace.won, 1.0)]
+    return [(at, label, 0.25) for at, label, _ in found[:-1]] + [(found[-1][0], trace.won, 1.0)]
 
 
 def _weighted(trace: Trace, labels: Sequence[float]) -> list[tuple[int, float, float]]:
@@ -141,7 +141,7 @@ def fine_tune(
                 return step
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state
-            scores = head(hidden.flatten(0, 1)[places].float())
+            scores = head.logits(hidden.flatten(0, 1)[places])
             loss = functional.binary_cross_entropy_with_logits(scores, labels, weights)
             torch.autograd.backward(loss)
             for optimizer, peak in zip(optimizers, peaks, strict=True):

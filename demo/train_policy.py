@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from critics.head import Head, card_of, save_head
 from demo.batches import Batch, Encoder
 from demo.corpus import Corpus, Sample
-from demo.critic import Head, save_head
 from demo.optimizer import Muon
 from demo.schedule import schedule
 from demo.tokenizer import EOS_ID, PAD_ID, PADDED_VOCAB_SIZE, build_tokenizer, save_tokenizer
@@ -176,7 +176,7 @@ def losses(
         hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
         flat = hidden.flatten(0, 1)  # [rows * length, hidden]
         logits = logits_of(flat[batch.at])
-    scores = head(flat[batch.judged_at].float())
+    scores = head.logits(flat[batch.judged_at])
     judged = functional.binary_cross_entropy_with_logits(scores, batch.labels, reduction="none")
     judged = (judged * (1.0 + (batch.depth == 1))).sum()
     if not len(batch.at):
@@ -245,9 +245,9 @@ def train_policy(size: Size, out: Path, work: Path, seed: int, plan: Plan) -> in
 
     def save(name: str) -> None:
         save_policy(model, work / name)
-        save_head(head, work / name / "prm", "prm", "policy", "step_end")
+        save_head(head, card_of(head, "prm", "policy"), work / name / "prm")
 
     taken = train(model, head, Corpus(seed), plan, save)
     save_policy(model, out)
-    save_head(head, work / "prm", "prm", "policy", "step_end")
+    save_head(head, card_of(head, "prm", "policy"), work / "prm")
     return taken

@@ -206,10 +206,10 @@ def load(
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     tell = on_progress or (lambda what, share: None)
     manifest = Manifest.load(path)
-    cards = {critic: CriticCard.load(path / folder) for critic, folder in manifest.critics.items()}
+    loaded = {critic: load_head(path / folder) for critic, folder in manifest.critics.items()}
+    cards = {critic: card for critic, (_, card) in loaded.items()}
     tokens = pool_tokens or 65_536
     blocks = max(2, tokens // block_size + 1)
-    heads = {name: load_head(path / manifest.critics[name], card) for name, card in cards.items()}
     parts: list[tuple[str, Path, bool, list[str]]] = [
         (POLICY, path / manifest.policy, True, [n for n, c in cards.items() if c.trunk == "policy"])
     ]
@@ -227,7 +227,7 @@ def load(
             folder,
             part,
             language_head=language_head,
-            heads={critic: heads[critic].to(device) for critic in readers},
+            heads={critic: loaded[critic][0].to(device) for critic in readers},
             blocks=blocks,
             block_size=block_size,
             dtype=_DTYPES[dtype],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,9 @@ def loader_of(settings: Settings) -> model.Load:
 
 
 def _load(settings: Settings, path: Path, progress: model.Progress) -> Served:
+    # Read when torch is loaded: idle threads sleep instead of spinning. On a busy machine spinning
+    # makes every step wait for a time slice of the scheduler's.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     progress("importing libraries", 0.0)
     from mcts_core import served
 

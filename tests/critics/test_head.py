@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from critics.card import CriticCard, CriticError
-from critics.head import Head, load_head, save_head
+from critics.head import Head, card_of, load_head, save_head
 
 CARD = CriticCard(
     kind="prm", trunk="policy", read="step_end", activation="sigmoid", hidden=6, width=4
@@ -20,7 +20,8 @@ def test_a_saved_head_scores_the_same_after_loading(tmp_path: Path) -> None:
     save_head(head, CARD, tmp_path)
     assert CriticCard.load(tmp_path) == CARD
     hidden = torch.randn(5, 6)
-    loaded = load_head(tmp_path, CARD)
+    loaded, card = load_head(tmp_path)
+    assert card == CARD
     assert torch.equal(loaded(hidden), head(hidden))
 
 
@@ -33,6 +34,11 @@ def test_a_score_is_the_sigmoid_of_the_formula() -> None:
     assert torch.equal(torch.sigmoid(head.logits(hidden)), head(hidden))
 
 
+def test_a_heads_card_says_its_shape_and_where_it_is_read() -> None:
+    assert card_of(Head(6, 4), "prm", "policy") == CARD
+    assert card_of(Head(6, 4), "orm", "own").read == "last"
+
+
 def test_only_an_outcome_critic_needs_a_finished_trajectory() -> None:
     assert CARD.scores_unfinished
     assert not CARD.model_copy(update={"kind": "orm"}).scores_unfinished
@@ -42,11 +48,13 @@ def test_missing_or_misfitting_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CriticError, match=r"critic\.json"):
         CriticCard.load(tmp_path)
     save_head(Head(6, 4), CARD, tmp_path)
+    save_head(Head(6, 4), CARD.model_copy(update={"width": 5}), tmp_path)
     with pytest.raises(CriticError, match="does not fit"):
-        load_head(tmp_path, CARD.model_copy(update={"width": 5}))
+        load_head(tmp_path)
+    save_head(Head(6, 4), CARD, tmp_path)
     (tmp_path / "head.safetensors").unlink()
     with pytest.raises(CriticError, match=r"head\.safetensors"):
-        load_head(tmp_path, CARD)
+        load_head(tmp_path)
     (tmp_path / "critic.json").write_text('{"kind": "oracle"}')
     with pytest.raises(CriticError, match="kind"):
         CriticCard.load(tmp_path)

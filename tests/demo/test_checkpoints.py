@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from critics.head import load_head
 from demo import checkpoint_path
-from demo.critic import load_head
 from demo.puzzle import grade, parse_prompt
 from demo.tokenizer import EOS_ID, PADDED_VOCAB_SIZE, build_tokenizer
 
@@ -76,7 +76,7 @@ def test_the_critics_tell_right_from_wrong() -> None:
     }
     trunk = AutoModel.from_pretrained(ROOT / "policy").eval()
     head, card = load_head(ROOT / "prm")
-    if card["trunk"] == "own":
+    if card.trunk == "own":
         trunk = AutoModel.from_pretrained(ROOT / "prm").eval()
     for good, bad in texts.items():
         scores = [
@@ -96,11 +96,11 @@ def outcome_score(completion: str) -> float:
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "policy")
     trunk = AutoModel.from_pretrained(ROOT / "orm").eval()
     head, card = load_head(ROOT / "orm")
-    assert card["trunk"] == "own"
+    assert card.trunk == "own"
     text = f"Use 4 9 10 13 to make 24.\n{completion}</s>"
     ids = tokenizer(text, return_tensors="pt")["input_ids"]
     assert ids[0, -1] == EOS_ID
-    return torch.sigmoid(head(trunk(input_ids=ids).last_hidden_state[0, -1])).item()
+    return head(trunk(input_ids=ids).last_hidden_state[0, -1]).item()
 
 
 def test_the_orm_accepts_a_right_trajectory_and_refuses_false_steps() -> None:

@@ -32,6 +32,7 @@ TINY = Settings(
     policy_traces=16,
     rollout_traces=8,
     walks=16,
+    near_misses=16,
     held_out_samples=1,
     orm_samples=1,
     measured_puzzles=3,

@@ -1,11 +1,8 @@
 """The losses and the optimizer against plain formulas."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from demo.critic import Head, load_head, save_head
 from demo.optimizer import Muon, orthogonalise
 from demo.schedule import schedule
 from demo.train_policy import soft_cross_entropy
@@ -50,13 +47,3 @@ def test_the_schedule_rises_then_falls_to_zero() -> None:
     assert max(rates) == pytest.approx(1.0, abs=0.01)
     assert rates[0] < 0.1
     assert rates[-1] == pytest.approx(0.0, abs=1e-6)
-
-
-def test_a_head_survives_its_files(tmp_path: Path) -> None:
-    head = Head(8, 4)
-    save_head(head, tmp_path, "prm", "policy", "step_end")
-    loaded, card = load_head(tmp_path)
-    hidden = torch.randn(3, 5, 8)
-    assert torch.equal(loaded(hidden), head(hidden))
-    assert loaded(hidden).shape == (3, 5)
-    assert card["kind"] == "prm"
