@@ -113,9 +113,10 @@ class Resident:
         return [float(score) for score in scores[: len(hidden)].tolist()]
 
     def scrub(self, branch: Branch) -> None:
-        """Zeroes a branch's KV: after a failure it may hold values that are not finite, which
-        would reach whoever is given its blocks next, masked or not."""
-        self.storage.zero(branch.blocks)
+        """Zeroes a branch's own blocks: after a failure they may hold values that are not finite,
+        which would reach whoever is given them next, masked or not. Blocks that it shares hold
+        what was computed before, and others read them."""
+        self.storage.zero(branch.own())
 
     def _see(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._seen.append(inputs[0])

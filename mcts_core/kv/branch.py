@@ -18,6 +18,8 @@ class Ledger:
 
     held: int = 0
     """Blocks that the request's branches hold, each counted once."""
+    by_pool: dict[BlockPool, int] = field(default_factory=dict)
+    """The same for each pool."""
     references: int = 0
     """Blocks in all its branches' tables: what it would hold if nothing were shared."""
     peak: int = 0
@@ -26,12 +28,17 @@ class Ledger:
     branches: set[Branch] = field(default_factory=set)
     """All branches that are alive: what `release_all` gives back."""
 
-    def allocated(self) -> None:
+    def allocated(self, pool: BlockPool) -> None:
         self.held += 1
+        self.by_pool[pool] = self.by_pool.get(pool, 0) + 1
         self.references += 1
         if self.held >= self.peak:
             self.peak = self.held
             self.shared_at_peak = 1.0 - self.held / self.references
+
+    def freed(self, pool: BlockPool) -> None:
+        self.held -= 1
+        self.by_pool[pool] -= 1
 
     def release_all(self) -> None:
         """Gives back every block that the request holds, on whatever path it ended."""
@@ -112,6 +119,10 @@ class Branch:
         self.truncate(0)
         self._ledger.branches.discard(self)
 
+    def own(self) -> list[int]:
+        """The blocks that no other branch refers to."""
+        return [block for block in self.blocks if not self._pool.shared(block)]
+
     def slots(self, positions: Iterable[int]) -> list[int]:
         """Where the KV of these positions is stored: `block * block_size + offset`."""
         size, blocks = self._pool.block_size, self.blocks
@@ -119,10 +130,10 @@ class Branch:
 
     def _take(self) -> int:
         block = self._pool.allocate()
-        self._ledger.allocated()
+        self._ledger.allocated(self._pool)
         return block
 
     def _forget(self, block: int) -> None:
         self._ledger.references -= 1
         if self._pool.release(block):
-            self._ledger.held -= 1
+            self._ledger.freed(self._pool)
