@@ -26,7 +26,7 @@ from mcts_core.engine.session import Job, Session
 from mcts_core.engine.text import StepRuleTooSlow
 from mcts_core.kv.blocks import KVExhausted
 from mcts_core.kv.branch import Copies
-from mcts_core.query import EngineGauges, PoolGauge, Reply
+from mcts_core.query import EngineGauges, Event, PoolGauge, Reply
 from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import Failed, Outcome, Release, Work
 
@@ -58,6 +58,8 @@ class Engine:
         self._inbox: deque[tuple[str, Session]] = deque()
         self._wake = threading.Event()
         self._closing = False
+        self._gate = threading.Lock()
+        """Held to close, and to check that it is open and go through."""
         self._sessions: dict[Session, None] = {}
         self._delivery: deque[tuple[Job, Outcome]] = deque()
         self._steps = 0
@@ -72,10 +74,12 @@ class Engine:
 
     def submit(self, session: Session) -> None:
         """Takes a request on. Its listener gets the events and, last, a reply or a failure."""
-        if self._closing:
-            session.listener(SearchFailed("internal", "the engine is shutting down"))
-            return
-        self._inbox.append(("begin", session))
+        with self._gate:
+            closed = self._closing
+            if not closed:
+                self._inbox.append(("begin", session))
+        if closed:
+            self._tell(session, SearchFailed("internal", "the engine is shutting down"))
         self._wake.set()
 
     def cancel(self, session: Session) -> None:
@@ -85,21 +89,17 @@ class Engine:
 
     def close(self) -> None:
         """Stops the thread; requests that are under way fail."""
-        self._closing = True
+        with self._gate:
+            self._closing = True
         self._wake.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def gauges(self) -> EngineGauges:
-        pools = {
-            name: PoolGauge(
-                resident.pool.total - resident.pool.pinned,
-                resident.pool.free,
-                resident.pool.held,
-                0,
-            )
-            for name, resident in self._residents.items()
-        }
+        pools: dict[str, PoolGauge] = {}
+        for name, resident in self._residents.items():
+            total, free = resident.pool.total - resident.pool.pinned, resident.pool.free
+            pools[name] = PoolGauge(total, free, total - free, 0)
         return EngineGauges(
             waiting=sum(1 for kind, _ in tuple(self._inbox) if kind == "begin"),
             running=len(self._sessions),
@@ -341,12 +341,12 @@ class Engine:
         )
         events, session.events = session.events, []
         self._end(session)
-        session.listener(events)
+        self._tell(session, events)
 
     def _fail(self, session: Session, failure: SearchFailed) -> None:
         if not session.ended:
             self._end(session)
-            session.listener(failure)
+            self._tell(session, failure)
 
     def _fail_all(self, message: str) -> None:
         for session in tuple(self._sessions):
@@ -360,16 +360,30 @@ class Engine:
         session.ledger.release_all()
 
     def _relieve(self, stalled: Sequence[Run]) -> None:
-        """Nothing can move because the pool is full: the largest request's newest run gives up its
-        blocks, and its search hears of it."""
-        largest = max((run.job.session for run in stalled), key=lambda session: session.ledger.held)
-        run = [run for run in stalled if run.job.session is largest][-1]
+        """Nothing can move because a pool is full: the newest run of the request that holds the
+        most of that pool gives up its blocks, and its search hears of it."""
+
+        def held(run: Run) -> int:
+            pool = self._residents[run.model].pool
+            return run.job.session.ledger.by_pool.get(pool, 0)
+
+        run = max(reversed(stalled), key=held)
         message = f"the KV pool of {run.model!r} is full"
         self._jobs.fail(run, Failed("kv_exhausted", message))
         self._jobs.sweep()
 
     def _send_events(self) -> None:
-        for session in self._sessions:
+        for session in tuple(self._sessions):
             if session.events:
                 events, session.events = session.events, []
-                session.listener(events)
+                if not self._tell(session, events):
+                    self._end(session)
+
+    def _tell(self, session: Session, news: Sequence[Event] | SearchFailed) -> bool:
+        """A listener's error is its own, too: False when there is nobody to be told any more."""
+        try:
+            session.listener(news)
+        except Exception:
+            _log.exception("listener failed")
+            return False
+        return True
