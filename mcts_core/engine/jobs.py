@@ -147,8 +147,9 @@ class Jobs:
         self._residents[run.model].scrub(run.branch)
         run.branch.release()
         for seat in run.seats:
-            seat.released = True
-            seat.settle(failed)
+            if not seat.settled:
+                seat.released = True
+                seat.settle(failed)
         run.settle(failed)
 
     def sweep(self) -> None:
@@ -177,22 +178,24 @@ class Jobs:
             except Exception as error:
                 _log.exception("work failed")
                 return Failed("internal", f"{type(job.work).__name__}: {error}")
-            open_waits = [wait for wait in job.waits if not wait.settled]
-            if open_waits:
-                self._wait(job, open_waits)
+            if not all(wait.settled for wait in job.waits):
+                self._wait(job, job.waits)
                 return None
 
     def _wait(self, job: Job, waits: Sequence[Pending]) -> None:
-        left = len(waits)
+        """Wakes the job when all is there, or with the first failure. `waits` may grow."""
+        woken = False
 
         def wake() -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
+            nonlocal woken
+            failed = any(wait.failure is not None for wait in waits)
+            if not woken and (failed or all(wait.settled for wait in waits)):
+                woken = True
                 self._awake.append(job)
 
         for wait in waits:
-            wait.waiters.append(wake)
+            if not wait.settled:
+                wait.waiters.append(wake)
 
     def _open(self, job: Job, work: Open) -> Steps:
         state = NodeState(list(work.tokens), None, len(work.tokens))
@@ -202,6 +205,7 @@ class Jobs:
 
     def _extend(self, job: Job, work: Extend) -> Steps:
         parent = _node(work.state)
+        self._catch_up(job, parent, work.critics)
         decode = self._decode(
             job,
             parent,
@@ -231,8 +235,7 @@ class Jobs:
         """Waits for a run and for all that split from it; by their first draws."""
         family = run.family
         try:
-            while waits := [member for member in family if not member.settled]:
-                yield waits
+            yield family
         except WorkFailed as error:
             for member in family:
                 if not member.settled:
@@ -252,6 +255,7 @@ class Jobs:
 
     def _rollout(self, job: Job, work: Rollout) -> Steps:
         parent = _node(work.state)
+        self._catch_up(job, parent, work.critics)
         seat = self._seat(job, parent, ROLLOUT)
         yield [seat]
         decode = self._decode(job, parent, work, draws=(work.key[1],))
@@ -266,6 +270,13 @@ class Jobs:
             state.release()
         tokens = tuple(run.tokens[len(parent.tokens) :])
         return RolledOut(tokens, decode.text(), decode.finish, scores, job.cost)
+
+    def _catch_up(self, job: Job, state: NodeState, critics: Sequence[str]) -> None:
+        """Seats `state` in the models of critics that will be asked about what follows it: who
+        pays for it, and in what pieces it is computed, is then a matter of the order in which
+        work was asked for, and not of which work is done first."""
+        for model in dict.fromkeys(self._critics[critic] for critic in critics):
+            self._seat(job, state, model)
 
     def _score(self, job: Job, work: Score) -> Steps:
         (scores,) = yield from self._scores(job, [_node(work.state)], work.critics)
@@ -309,6 +320,8 @@ class Jobs:
         known = state.seats.get(model)
         if known is not None and known.failure is None:
             return known
+        if state.released:
+            raise WorkFailed(_RELEASED)
         path: list[NodeState] = []
         base: Seat | None = None
         for ancestor in state.ancestry():
@@ -317,10 +330,11 @@ class Jobs:
                 break
             base = None
             path.append(ancestor)
-        path.reverse()
-        for missing in path:
-            missing.seats[model] = Seat(length=len(missing.tokens))
-        seats = [missing.seats[model] for missing in path]
+        # Nobody comes back to a released state on the way.
+        path = [ancestor for ancestor in reversed(path) if not ancestor.released]
+        seats = [Seat(length=len(missing.tokens)) for missing in path]
+        for missing, seat in zip(path, seats, strict=True):
+            missing.seats[model] = seat
         run = Run(
             job=job,
             model=model,

@@ -47,7 +47,7 @@ class Run(Pending):
         """A run of its own for some of the draws, which are about to part from the others."""
         assert self.decode is not None
         other = copy(self)
-        other.waiters = []
+        other.waiters = list(self.waiters)
         other.branch = self.branch.fork()
         other.tokens = list(self.tokens)
         other.decode = self.decode.split(draws)

@@ -50,6 +50,7 @@ class NodeState:
     prompt_length: int
     seats: dict[str, Seat] = field(default_factory=dict)
     """By model name."""
+    released: bool = False
 
     def ancestry(self) -> Iterator[NodeState]:
         """This state, its parent, and so on up to the root."""
@@ -59,5 +60,6 @@ class NodeState:
             state = state.parent
 
     def release(self) -> None:
+        self.released = True
         for seat in self.seats.values():
             seat.release()

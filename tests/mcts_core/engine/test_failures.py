@@ -1,0 +1,251 @@
+"""What would break: a failure that reaches beyond the work it belongs to, or answers nobody."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from mcts_core.engine.session import Session
+from mcts_core.search.search import SearchFailed
+from mcts_core.search.work import (
+    Boundary,
+    Extend,
+    Extended,
+    Failed,
+    Open,
+    Opened,
+    Outcome,
+    Release,
+    Rollout,
+    Sampling,
+    Score,
+    Scored,
+)
+from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running
+from tests.mcts_core.engine.test_engine import NEVER_SICK, PROMPT, SICK, facts, tree
+
+
+@pytest.fixture
+def sick_token(running: Running) -> Iterator[int]:
+    """A token whose embedding is not a number."""
+    embedding = running.residents["policy"]._model.get_input_embeddings()
+    kept = embedding.weight[SICK].clone()
+    embedding.weight.data[SICK] = float("nan")
+    yield SICK
+    embedding.weight.data[SICK] = kept
+
+
+def test_an_option_that_fails_leaves_the_kv_of_its_siblings_alone(
+    running: Running, sick_token: int
+) -> None:
+    """They share the prompt's blocks."""
+    sick = Sampling(temperature=0.0, logit_bias=((sick_token, 100.0),))
+    healthy = Sampling(temperature=0.0, logit_bias=NEVER_SICK)
+
+    def plan(beside: bool, into: list[Outcome]) -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        works = [Extend(root.state, healthy, (0, 0), Boundary(), 9)]
+        if beside:
+            works.append(Extend(root.state, sick, (0, 1), Boundary(), 9))
+        outcome, *failed = yield works
+        assert all(isinstance(each, Failed) and each.reason == "numeric" for each in failed)
+        into.append(outcome)
+        into += yield [Extend(root.state, healthy, (0, 2), Boundary(), 9, critics=("orm",))]
+
+    alone: list[Outcome] = []
+    together: list[Outcome] = []
+    running.run(plan(False, alone))
+    running.run(plan(True, together))
+    assert facts(together) == facts(alone)
+
+
+def test_states_seated_before_a_run_failed_keep_their_seats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = Running(max_tokens=16)
+    resident = running.residents["orm"]
+    forward = resident.forward
+    calls = 0
+
+    def third_fails(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise torch.OutOfMemoryError("the device is out of memory")
+        return forward(*arguments)
+
+    monkeypatch.setattr(resident, "forward", third_fails)
+
+    def plan() -> Plan:
+        (root,) = yield [Open(tuple(range(5, 37)))]
+        assert isinstance(root, Opened)
+        (grown,) = yield [
+            Extend(root.state, Sampling(logit_bias=((2, -100.0),)), (0, 0), Boundary(), 5)
+        ]
+        assert isinstance(grown, Extended)
+        (option,) = grown.options
+        (first,) = yield [Score(option.state, ("orm",))]
+        assert isinstance(first, Failed)
+        (second,) = yield [Score(option.state, ("orm",))]
+        assert isinstance(second, Scored)
+        assert second.spent == len(option.tokens)
+        assert resident.pool.held == 10
+        yield [Release(option.state), Release(root.state), Open(PROMPT)]
+        assert resident.pool.held == 0
+
+    (answer,) = running.run(plan())
+    assert isinstance(answer, list), answer
+    running.idle()
+    running.close()
+
+
+def test_a_released_state_is_not_seated_again(running: Running) -> None:
+    """A critic that catches up passes by states that nobody will come back to."""
+
+    def plan() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        (grown,) = yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 5)]
+        assert isinstance(grown, Extended)
+        (option,) = grown.options
+        (scored,) = yield [Release(root.state), Score(option.state, ("orm",))]
+        assert isinstance(scored, Scored)
+        yield [Release(option.state), Open(PROMPT)]
+        assert running.residents["orm"].pool.held == 0
+        (late,) = yield [Score(root.state, ("orm",))]
+        assert isinstance(late, Failed)
+        assert late.reason == "internal"
+        assert running.residents["orm"].pool.held == 0
+
+    (answer,) = running.run(plan())
+    assert isinstance(answer, list), answer
+
+
+def test_an_option_that_fails_ends_the_others_of_its_work_at_once(
+    running: Running, sick_token: int
+) -> None:
+    def plan() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        sampling = Sampling(seed=2, logit_bias=((END_TOKEN, -100.0),))
+        (failed,) = yield [Extend(root.state, sampling, (0, 0), Boundary(), 60, draws=16)]
+        assert isinstance(failed, Failed)
+        assert failed.reason == "numeric"
+
+    (answer,) = running.run(plan())
+    assert isinstance(answer, list), answer
+    assert answer[-1].account.policy.computed < len(PROMPT) + 16 * 10
+
+
+def test_a_listener_that_raises_harms_nobody_else(running: Running) -> None:
+    def streaming() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 9, stream=0)]
+
+    def failing() -> Plan:
+        yield [Open(PROMPT)]
+        raise RuntimeError("a bug in this search")
+
+    def deaf(news: Any) -> None:
+        raise RuntimeError("nobody listens")
+
+    outcomes: list[Outcome] = []
+    running.begin(streaming(), deaf)
+    running.begin(failing(), deaf)
+    (healthy,) = running.run(tree(outcomes))
+    assert isinstance(healthy, list)
+    running.idle()
+    running.begin(tree([]), deaf)
+    running.engine.close()
+    assert not running.engine.gauges().running
+
+
+def test_a_request_that_comes_while_the_engine_closes_is_answered() -> None:
+    running = Running()
+    engine = running.engine
+    closer = threading.Thread(target=engine.close)
+
+    class Late(deque[tuple[str, Session]]):
+        def append(self, entry: tuple[str, Session]) -> None:
+            closer.start()
+            closer.join(0.5)
+            super().append(entry)
+
+    engine._inbox = Late()
+    heard: list[Any] = []
+    running.begin(tree([]), heard.append)
+    closer.join(10)
+    assert len(heard) == 1
+    assert isinstance(heard[0], SearchFailed)
+
+
+def test_who_pays_for_what_does_not_depend_on_the_load() -> None:
+    """Nor do the bits of a critic's scores: what rollouts have in common is computed first."""
+
+    def plan(into: list[Outcome]) -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        safe = Sampling(seed=3, logit_bias=NEVER_SICK)
+        grown = yield [Extend(root.state, safe, (0, n), Boundary(), 20) for n in range(2)]
+        into += grown
+        states = [o.options[0].state for o in grown if isinstance(o, Extended)]
+        into += yield [
+            Rollout(state, safe, (n, -1 - draw), 12 - draw, critics=("orm",))
+            for n, state in enumerate(states)
+            for draw in range(5)
+        ]
+
+    running = Running(max_tokens=16, blocks=4000)
+    alone: list[Outcome] = []
+    running.run(plan(alone))
+    for company in range(2, 8):
+        mine: list[Outcome] = []
+        others = [tree([], seed=n, prompt=PROMPT[: 3 + n % 8]) for n in range(company)]
+        running.run(*others, plan(mine))
+        assert facts(mine) == facts(alone), company
+    running.idle()
+    running.close()
+
+
+def test_a_full_pool_is_relieved_by_who_fills_that_pool() -> None:
+    """A request that holds more, but in the pools of other models, is left alone."""
+    running = Running(blocks=60)
+    hot = Sampling(temperature=1.5, logit_bias=((2, -100.0), *NEVER_SICK))
+    broad: list[Outcome] = []
+    greedy: list[Outcome] = []
+
+    def many_models() -> Plan:
+        (root,) = yield [Open(tuple(3 + n % 90 for n in range(100)), ("orm",))]
+        assert isinstance(root, Opened)
+        broad.extend((yield [Rollout(root.state, hot, (0, -1), 2)]))
+        broad.extend((yield [Extend(root.state, hot, (0, 0), Boundary(), 60)]))
+
+    def one_model() -> Plan:
+        (root,) = yield [Open(tuple(3 + n % 90 for n in range(80)))]
+        assert isinstance(root, Opened)
+        yield [Extend(root.state, Sampling(logit_bias=hot.logit_bias), (0, 0), Boundary(), 3)]
+        works = [Extend(root.state, hot, (0, n), Boundary(), 60) for n in range(1, 13)]
+        greedy.extend((yield works))
+
+    running.run(many_models(), one_model())
+    assert any(isinstance(outcome, Failed) for outcome in greedy)
+    assert not [outcome for outcome in broad if isinstance(outcome, Failed)]
+    running.idle()
+    running.close()
+
+
+def test_the_gauges_add_up_at_any_moment(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read from other threads, while blocks come and go."""
+    pool = running.residents["policy"].pool
+    counts = iter(range(100))
+    monkeypatch.setattr(type(pool), "free", property(lambda self: next(counts)))
+    gauge = running.engine.gauges().pools["policy"]
+    monkeypatch.undo()
+    assert gauge.free + gauge.held + gauge.cached == gauge.total
