@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, log
+from operator import and_
 
 import torch
 
@@ -13,6 +14,9 @@ from mcts_core.search.work import Sampling, TokenLogprob
 
 _NOTHING_LEFT = 1e-6
 """Probability mass below which there is no new option to be had; the old ones are allowed again."""
+
+_COLDEST = 1e-5
+"""Logits over a temperature below this may be more than a float holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What one row got; None in its place when its logits are not finite."""
+    """What one row got; None in its place when its logits are not finite, or are no more after bias
+    and penalties."""
 
     logprob: TokenLogprob
     """Under the model's own distribution."""
@@ -68,7 +73,7 @@ def sample(rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | 
         Drawn(TokenLogprob(tokens[row], owns[row], tops.get(row, ())), useds[row])
         if finite
         else None
-        for row, finite in enumerate(own.finite())
+        for row, finite in enumerate(map(and_, own.finite(), used.finite()))
     ]
 
 
@@ -114,7 +119,10 @@ def _scale(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
             counts = Counter(draw.history[draw.prompt_length :])
             for token, count in counts.items():
                 scaled[row, token] -= sampling.presence_penalty + sampling.frequency_penalty * count
-    temperatures = [draw.sampling.temperature or 1.0 for draw in draws]
+    temperatures = [
+        max(draw.sampling.temperature, _COLDEST) if draw.sampling.temperature else 1.0
+        for draw in draws
+    ]
     return scaled.div_(torch.tensor(temperatures, device=logits.device)[:, None])
 
 
@@ -162,7 +170,7 @@ def _tops(own: _Normalised, draws: Sequence[Draw]) -> dict[int, tuple[tuple[int,
     most = max((draw.sampling.logprobs for draw in draws), default=0)
     if not most:
         return {}
-    tokens = own.logits.topk(most, dim=-1).indices
+    tokens = own.logits.topk(min(most, own.logits.shape[-1]), dim=-1).indices
     logprobs = own.logprobs(tokens).tolist()
     return {
         row: tuple(zip(tokens[row].tolist(), logprobs[row], strict=True))[: draw.sampling.logprobs]

@@ -115,3 +115,25 @@ def test_a_row_that_is_not_finite_fails_alone() -> None:
     first, sick, last = sample(list(logits), rows)
     assert sick is None
     assert first == last != None  # noqa: E711
+
+
+def test_a_temperature_that_is_hardly_above_zero_takes_the_most_likely_token() -> None:
+    for temperature in (1e-3, 1e-30, 1e-300):
+        assert one(0.999, temperature=temperature) == 1
+
+
+def test_a_row_with_nothing_left_to_draw_fails_alone() -> None:
+    nothing = Sampling(logit_bias=tuple((token, -math.inf) for token in range(6)))
+    absurd = Sampling(repetition_penalty=1e-300)
+    rows = [row(nothing, 0.5), row(absurd, 0.5, history=(1,)), row(Sampling(), 0.5)]
+    first, second, healthy = sample([LOGITS[0]] * 3, rows)
+    assert first is None
+    assert second is None
+    assert healthy is not None
+
+
+def test_asking_for_more_than_the_vocabulary_gives_all_of_it() -> None:
+    assert len(reachable(top_k=100, temperature=2.0)) == 6
+    drawn = sample([LOGITS[0]], [row(Sampling(logprobs=20), 0.5)])[0]
+    assert drawn is not None
+    assert len(drawn.logprob.top) == 6
