@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from critics.card import CriticCard, CriticError
-from critics.head import load_head
+from critics.head import Head, load_head
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import POLICY, ROLLOUT, Jobs
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.session import Session
-from mcts_core.models.load import context_length, end_tokens, load_resident
-from mcts_core.models.manifest import Manifest
+from mcts_core.models.load import end_tokens, load_resident
+from mcts_core.models.manifest import Manifest, ManifestError
 from mcts_core.models.tokenizer import ModelTokenizer
 from mcts_core.query import EngineGauges, Event, Query, QueryError, Reply, Tokenizer
 from mcts_core.search import methods
@@ -34,6 +34,9 @@ Progress = Callable[[str, float], None]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STEP_STRINGS = ("\n",)
+_SLICE_TOKENS = 512
+_LEAST_POOL = 64
+"""Tokens: what the probe at load takes, with a block for each of its two branches."""
 
 
 class ServedModel:
@@ -208,8 +211,14 @@ def load(
     manifest = Manifest.load(path)
     loaded = {critic: load_head(path / folder) for critic, folder in manifest.critics.items()}
     cards = {critic: card for critic, (_, card) in loaded.items()}
-    tokens = pool_tokens or 65_536
-    blocks = max(2, tokens // block_size + 1)
+    if block_size < 1:
+        raise ValueError(f"a KV block of {block_size} tokens cannot hold anything")
+    blocks = (pool_tokens or 65_536) // block_size + 1
+    if (blocks - 1) * block_size < _LEAST_POOL + 2 * block_size:
+        raise ValueError(
+            f"a KV pool of {pool_tokens} tokens is too small: give it {_LEAST_POOL} tokens and two "
+            f"blocks of {block_size} at least"
+        )
     parts: list[tuple[str, Path, bool, list[str]]] = [
         (POLICY, path / manifest.policy, True, [n for n, c in cards.items() if c.trunk == "policy"])
     ]
@@ -236,8 +245,9 @@ def load(
     tell("tokenizer", len(parts) / (len(parts) + 1))
     policy = path / manifest.policy
     tokenizer = ModelTokenizer.load(policy)
+    _check(residents, loaded)
     vocabulary = residents[POLICY].vocabulary
-    context = context_length(policy)
+    context = residents[POLICY].context_length
     jobs = Jobs(
         residents,
         {critic: POLICY if card.trunk == "policy" else critic for critic, card in cards.items()},
@@ -247,7 +257,10 @@ def load(
         context_length=context,
     )
     engine = Engine(
-        residents, jobs, lambda: Scheduler(max_batch_rows), threads=threads or _threads()
+        residents,
+        jobs,
+        lambda: Scheduler(max_batch_rows, min(_SLICE_TOKENS, max_batch_rows)),
+        threads=threads or _threads(),
     )
     engine.start()
     tell("ready", 1.0)
@@ -259,5 +272,30 @@ def load(
         critics=cards,
         vocabulary=vocabulary,
         context_length=context,
-        pool_tokens=tokens,
+        pool_tokens=(blocks - 1) * block_size,
     )
+
+
+def _check(
+    residents: Mapping[str, Resident], critics: Mapping[str, tuple[Head, CriticCard]]
+) -> None:
+    """Whether the parts fit together. Raises `ManifestError` or `CriticError`."""
+    vocabulary = residents[POLICY].vocabulary
+    rollout = residents.get(ROLLOUT)
+    if rollout is not None and rollout.vocabulary != vocabulary:
+        raise ManifestError(
+            f"the rollout model's vocabulary of {rollout.vocabulary} tokens is not the policy's of "
+            f"{vocabulary}: they must share their tokenizer"
+        )
+    for critic, (_, card) in critics.items():
+        trunk = residents[POLICY if card.trunk == "policy" else critic]
+        if card.hidden != trunk.hidden:
+            raise CriticError(
+                f"critic {critic!r} reads hidden states of width {card.hidden}, its trunk's have "
+                f"{trunk.hidden}"
+            )
+        if trunk.vocabulary < vocabulary:
+            raise CriticError(
+                f"critic {critic!r} knows {trunk.vocabulary} tokens, the policy {vocabulary}: they "
+                "must share their tokenizer"
+            )

@@ -322,6 +322,10 @@ class Jobs:
             return known
         if state.released:
             raise WorkFailed(_RELEASED)
+        limit = self._residents[model].context_length
+        if model not in (POLICY, ROLLOUT) and len(state.tokens) > limit:
+            message = f"{model}: the context of {limit} tokens is full"
+            raise WorkFailed(Failed("critic_error", message))
         path: list[NodeState] = []
         base: Seat | None = None
         for ancestor in state.ancestry():

@@ -79,12 +79,24 @@ class Resident:
         """Token ids that the model knows."""
         return int(self._model.config.get_text_config().vocab_size)
 
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden states."""
+        return int(self._model.config.get_text_config().hidden_size)
+
+    @property
+    def context_length(self) -> int:
+        """Most positions that the model was made for."""
+        config = self._model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 4096)
+
     @torch.inference_mode()
     def forward(self, sequences: Sequence[Rows], copies: Copies) -> Computed:
         """One forward over the new tokens of all sequences.
 
         `copies` are the block copies that making room asked for; they come before any write.
         """
+        self._seen.clear()  # of a forward that failed
         self.storage.copy(copies)
         batch, inputs, positions, ends = self._lay_out(sequences)
         keep = ends + [0] * (-len(ends) % MIN_ROWS or MIN_ROWS * (not ends))

@@ -63,9 +63,3 @@ def end_tokens(path: Path) -> frozenset[int]:
     if ids is None:
         return frozenset()
     return frozenset([ids] if isinstance(ids, int) else ids)
-
-
-def context_length(path: Path) -> int:
-    """Most positions that the checkpoint was made for."""
-    config = AutoConfig.from_pretrained(path, local_files_only=True).get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 4096)
