@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Method = Literal["mcts", "beam", "best_of_n", "sample", "greedy"]
+Method = Literal["mcts", "beam", "best_of_n", "self_consistency", "sample", "greedy"]
 """The search methods; `mcts_core.search.methods` registers one class for each."""
 
 Rung = Literal["beam", "sample"]
@@ -91,7 +91,7 @@ class Width(Strict):
     beam: Annotated[int, Field(ge=1)] = 4
     """Beams kept by `beam`."""
     samples: Annotated[int, Field(ge=1)] = 8
-    """Trajectories drawn by `best_of_n`."""
+    """Trajectories drawn by `best_of_n` and `self_consistency`."""
 
     @field_validator("root", "inner")
     @classmethod
@@ -150,11 +150,12 @@ class SearchParameters(Strict):
     parallel: Annotated[int, Field(ge=1)] = 8
     """Simulations in flight within one tree (virtual loss)."""
     stop_when: StopWhen = StopWhen()
-    readout: Literal["best", "visits", "value"] = "best"
+    readout: Literal["best", "visits", "value", "vote"] = "best"
+    """`visits` and `value` are `mcts`'s own; `self_consistency` always votes."""
     fallback: tuple[Rung, ...] = ("beam", "sample")
     temperature: Annotated[float, Field(ge=0)] = 0.8
-    """Of expansion; the first child of a node is greedy. `sample` and `best_of_n` draw whole
-    trajectories at the request's own temperature instead."""
+    """Of expansion; the first child of a node is greedy. `sample`, `best_of_n` and
+    `self_consistency` draw whole trajectories at the request's own temperature instead."""
     include: tuple[Literal["candidates", "root"], ...] = ()
 
     def over(self, preset: SearchParameters) -> SearchParameters:

@@ -9,6 +9,7 @@ from mcts_core.search.methods.beam import Beam
 from mcts_core.search.methods.best_of_n import BestOfN
 from mcts_core.search.methods.mcts import MCTS
 from mcts_core.search.methods.sampling import Greedy, Sample
+from mcts_core.search.methods.self_consistency import SelfConsistency
 from mcts_core.search.parameters import Method, SearchParameters
 from mcts_core.search.search import Search
 from mcts_core.search.task import Task
@@ -18,6 +19,7 @@ METHODS: dict[Method, type[TreeSearch]] = {
     "mcts": MCTS,
     "beam": Beam,
     "best_of_n": BestOfN,
+    "self_consistency": SelfConsistency,
     "sample": Sample,
     "greedy": Greedy,
 }

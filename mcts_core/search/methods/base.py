@@ -24,6 +24,7 @@ from mcts_core.search.search import (
 )
 from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
+from mcts_core.search.votes import Poll
 from mcts_core.search.width import AdaptiveWidth
 from mcts_core.search.work import Extend, Extended, Failed, Outcome, Work
 
@@ -43,6 +44,8 @@ class TreeSearch(ABC):
     """What the ladder below this method may hold."""
     step_scores: ClassVar[bool] = True
     """Whether the critics are asked about unfinished states."""
+    readouts: ClassVar[tuple[readout.Readout, ...]] = ("best", "vote")
+    """Those that the method has; the first one where the request asks for another."""
 
     def __init__(self, task: Task, clock: Callable[[], float], started: float) -> None:
         """`clock` in seconds; `started` on it: the request's admission."""
@@ -53,6 +56,7 @@ class TreeSearch(ABC):
         self._width = AdaptiveWidth(parameters.width)
         self._evaluation = Evaluation(task, self._outbox)
         self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
+        self._poll = Poll(self._evaluation)
         self._ladder = Ladder(
             parameters, task.max_tokens, self._expansion, self._evaluation, self._meter
         )
@@ -79,7 +83,7 @@ class TreeSearch(ABC):
 
     def choose(self, tree: Tree) -> list[Node]:
         """The ends of the trajectories to be returned, best first."""
-        return readout.choose(tree, "best", self._task.n, self._evaluation)
+        return readout.choose(tree, self.readout, self._task.n, self._evaluation, self._poll)
 
     def start(self) -> Sequence[Work]:
         return self._flow.start()
@@ -202,7 +206,8 @@ class TreeSearch(ABC):
         parameters = self._task.parameters
         candidates: tuple[Trajectory, ...] = ()
         if "candidates" in parameters.include:
-            found = readout.terminals(tree, "best", self._evaluation)
+            order: readout.Readout = "vote" if self.readout == "vote" else "best"
+            found = readout.terminals(tree, order, self._evaluation, self._poll)
             candidates = tuple(_trajectory(node) for node in found)
         options: tuple[RootOption, ...] = ()
         if "root" in parameters.include:
@@ -228,7 +233,8 @@ class TreeSearch(ABC):
     @property
     def readout(self) -> readout.Readout:
         """The readout that is in force."""
-        return "best"
+        asked = self._task.parameters.readout
+        return asked if asked in self.readouts else self.readouts[0]
 
     def _details(self) -> dict[str, Any] | None:
         lost = self._evaluation.lost
