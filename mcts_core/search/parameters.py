@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Method = Literal["mcts", "beam", "best_of_n", "self_consistency", "sample", "greedy"]
+Method = Literal["mcts", "beam", "dvts", "best_of_n", "self_consistency", "sample", "greedy"]
 """The search methods; `mcts_core.search.methods` registers one class for each."""
 
 Rung = Literal["beam", "sample"]
@@ -89,7 +89,9 @@ class Width(Strict):
     inner: Bounds = (2, 6)
     alpha: Annotated[float, Field(ge=0)] = 10.0
     beam: Annotated[int, Field(ge=1)] = 4
-    """Beams kept by `beam`."""
+    """Beams kept by `beam`, and its draws below each; draws in each subtree's step of `dvts`."""
+    subtrees: Annotated[int, Field(ge=1)] = 4
+    """Independent subtrees of `dvts`."""
     samples: Annotated[int, Field(ge=1)] = 8
     """Trajectories drawn by `best_of_n` and `self_consistency`."""
 

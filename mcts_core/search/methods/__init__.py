@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.methods.beam import Beam
 from mcts_core.search.methods.best_of_n import BestOfN
+from mcts_core.search.methods.dvts import DVTS
 from mcts_core.search.methods.mcts import MCTS
 from mcts_core.search.methods.sampling import Greedy, Sample
 from mcts_core.search.methods.self_consistency import SelfConsistency
@@ -18,6 +19,7 @@ from mcts_core.search.work import Sampling
 METHODS: dict[Method, type[TreeSearch]] = {
     "mcts": MCTS,
     "beam": Beam,
+    "dvts": DVTS,
     "best_of_n": BestOfN,
     "self_consistency": SelfConsistency,
     "sample": Sample,
