@@ -82,14 +82,19 @@ class Expansion:
         )
         return [child for child, _ in grown], merged
 
-    def grow(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
-        """As `expand`, and the new children's values backed up. Draws that came to the same option
-        are made up for once, by as many that are told to avoid it."""
+    def fill(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
+        """As `expand`; draws that came to the same option are made up for once, by as many that
+        are told to avoid it."""
         new, _ = yield from self.expand(tree, node, count, origin)
         short = count - len(new)
         if new and short and not node.closed and not self._meter.exhausted(tree, short):
             more, _ = yield from self.expand(tree, node, short, origin)
             new += more
+        return new
+
+    def grow(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
+        """As `fill`, and the new children's values backed up."""
+        new = yield from self.fill(tree, node, count, origin)
         for child in new:
             self._back_up(tree, child)
         return new

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Method = Literal["mcts", "beam", "dvts", "best_of_n", "self_consistency", "sample", "greedy"]
+Method = Literal[
+    "mcts", "beam", "dvts", "best_first", "best_of_n", "self_consistency", "sample", "greedy"
+]
 """The search methods; `mcts_core.search.methods` registers one class for each."""
 
 Rung = Literal["beam", "sample"]
@@ -28,7 +30,7 @@ class Budget(Strict):
     """Whichever limit is reached first ends the search."""
 
     simulations: Annotated[int, Field(ge=1)] | None = None
-    """Of `mcts`; the other methods make none."""
+    """Of `mcts`, and expansions of `best_first`; the other methods make none."""
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Spent tokens: policy, rollout and critics together. Exceeded by no more than the work in
     flight, and by what it takes to finish one trajectory if none was finished."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.methods.beam import Beam
+from mcts_core.search.methods.best_first import BestFirst
 from mcts_core.search.methods.best_of_n import BestOfN
 from mcts_core.search.methods.dvts import DVTS
 from mcts_core.search.methods.mcts import MCTS
@@ -20,6 +21,7 @@ METHODS: dict[Method, type[TreeSearch]] = {
     "mcts": MCTS,
     "beam": Beam,
     "dvts": DVTS,
+    "best_first": BestFirst,
     "best_of_n": BestOfN,
     "self_consistency": SelfConsistency,
     "sample": Sample,

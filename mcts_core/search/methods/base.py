@@ -138,7 +138,7 @@ class TreeSearch(ABC):
             if steps is not None or in_flight:
                 return steps
             stop = "exhausted"
-        if stop in _AT_ONCE or (stop == "deadline" and tree.finished):
+        if (stop in _AT_ONCE and in_flight) or (stop == "deadline" and tree.finished):
             self._stop = stop
             self._settle()
             return None
@@ -162,6 +162,13 @@ class TreeSearch(ABC):
             if value is not None:
                 backup(tree, (tree.root,), value)
         self._tree = tree
+
+    def _first_visit(self, tree: Tree, child: Node) -> float | None:
+        """Backs a new child's own value up into itself alone."""
+        value = self._evaluation.value(tree, child)
+        if value is not None:
+            backup(tree, (child,), value)
+        return value
 
     def _failed(self, failed: Failed) -> None:
         """A generator ended in a failure that was not a single node's: the KV pool is full."""

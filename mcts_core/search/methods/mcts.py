@@ -97,13 +97,6 @@ class MCTS(TreeSearch):
             self._meter.land(count)
             self._meter.timed(began)
 
-    def _first_visit(self, tree: Tree, child: Node) -> float | None:
-        """Backs a new child's own value up into itself alone."""
-        value = self._evaluation.value(tree, child)
-        if value is not None:
-            backup(tree, (child,), value)
-        return value
-
     def _converged(self, tree: Tree) -> bool:
         """Whether the readout can no longer change within the budget left.
 
