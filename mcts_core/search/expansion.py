@@ -157,12 +157,17 @@ class Expansion:
                 return [], None
             grown: list[tuple[Node, Option]] = []
             for option in options:
-                tree.merged += max(0, len(option.draws) - 1)
+                more = max(0, len(option.draws) - 1)
+                tree.merged += more
                 distance, sibling = self._likeness.nearest(node, option.text)
                 if sibling is None and len(node.children) < room:
-                    grown.append((self._adopt(tree, node, option, work.max_tokens, origin), option))
+                    child = self._adopt(tree, node, option, work.max_tokens, origin)
+                    child.merged = more
+                    grown.append((child, option))
                     continue
                 tree.merged += 1
+                if sibling is not None:
+                    sibling.merged += more + 1
                 if distance > best_distance:
                     self._drop(best)
                     best, best_distance = option, distance

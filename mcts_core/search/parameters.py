@@ -160,7 +160,7 @@ class SearchParameters(Strict):
     temperature: Annotated[float, Field(ge=0)] = 0.8
     """Of expansion; the first child of a node is greedy. `sample`, `best_of_n` and
     `self_consistency` draw whole trajectories at the request's own temperature instead."""
-    include: tuple[Literal["candidates", "root"], ...] = ()
+    include: tuple[Literal["candidates", "root", "tree"], ...] = ()
 
     def over(self, preset: SearchParameters) -> SearchParameters:
         """This request's own fields laid over `preset`; nested objects are merged field by field.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 from mcts_core.search import readout
@@ -21,6 +22,7 @@ from mcts_core.search.search import (
     SearchResult,
     StopReason,
     Trajectory,
+    TreeNode,
 )
 from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
@@ -219,6 +221,9 @@ class TreeSearch(ABC):
         options: tuple[RootOption, ...] = ()
         if "root" in parameters.include:
             options = tuple(_root_option(node) for node in tree.root.children)
+        nodes: tuple[TreeNode, ...] | None = None
+        if "tree" in parameters.include:
+            nodes = tuple(map(_tree_node, sorted(tree.walk(), key=attrgetter("id"))))
         return SearchResult(
             trajectories=tuple(_trajectory(node) for node in chosen),
             method=chosen[0].origin,
@@ -234,6 +239,7 @@ class TreeSearch(ABC):
             first_simulation_seconds=self._meter.first_seconds,
             candidates=candidates,
             root=options,
+            tree=nodes,
             details=self._details(),
         )
 
@@ -270,3 +276,22 @@ def _trajectory(node: Node) -> Trajectory:
 
 def _root_option(node: Node) -> RootOption:
     return RootOption(node.text, node.visits, node.mean, node.prior, dict(node.scores))
+
+
+def _tree_node(node: Node) -> TreeNode:
+    return TreeNode(
+        id=node.id,
+        parent=None if node.parent is None else node.parent.id,
+        depth=node.depth,
+        text=node.text,
+        tokens=len(node.tokens),
+        visits=node.visits,
+        value=node.mean if node.visits else None,
+        prior=node.prior,
+        score=node.score,
+        scores=dict(node.scores),
+        end=node.end,
+        origin=node.origin,
+        merged=node.merged,
+        solved=node.solved,
+    )
