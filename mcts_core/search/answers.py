@@ -24,6 +24,7 @@ _SPACE = regex.compile(r"(?<!\w) | (?!\w)")
 
 _LONGEST = 40
 _HIGHEST = 10
+_HIGHEST_OF_VARIABLES = 4
 _MOST = 32
 
 
@@ -153,9 +154,11 @@ def _tame(text: str) -> bool:
     if not text or len(text) > _LONGEST:
         return False
     plain = _COMMAND.sub(" ", text)
+    variables = regex.search(r"[A-Za-z]", plain) is not None
     powers = [int(power) if power else _HIGHEST + 1 for power in _POWER.findall(plain)]
     return (
         _TAME.fullmatch(plain) is not None
         and not regex.search(r"[A-Za-z]{2}|\d{16}", plain)
-        and prod(max(1, power) for power in powers) <= _HIGHEST
+        and prod(max(1, power) for power in powers)
+        <= (_HIGHEST_OF_VARIABLES if variables else _HIGHEST)
     )
