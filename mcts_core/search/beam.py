@@ -22,10 +22,9 @@ def beam(
     """Grows `starts` until `width` of the kept candidates have finished, nothing is left to grow,
     or `halted`, which is asked before every step of so many draws.
 
-    A step draws `width` candidates below every node of the frontier and keeps the best, ranked by
-    mixed score, or by likelihood per token where not all have one. A finished candidate that is
-    kept takes one place of the beam for good; the KV of those that are not kept is given back.
-    Raises `WorkFailed` when all draws of a step fail for want of KV.
+    A step draws `width` candidates below every node of the frontier and keeps the best (`ranked`).
+    A finished candidate that is kept takes one place of the beam for good; the KV of those that are
+    not kept is given back. Raises `WorkFailed` when all draws of a step fail for want of KV.
     """
     frontier = list(starts)
     places = width
@@ -39,13 +38,17 @@ def beam(
                 if isinstance(failed, Failed):
                     raise WorkFailed(failed)
             return
-        if all(node.score is not None for node in candidates):
-            candidates.sort(key=evaluation.rank, reverse=True)
-        else:
-            candidates.sort(key=lambda node: node.trajectory_likelihood, reverse=True)
+        candidates = ranked(candidates, evaluation)
         kept = candidates[:places]
         places -= sum(node.end == "stop" for node in kept)
         for node in (*candidates[len(kept) :], *frontier):
             if not evaluation.missing(node) or node.end is None:
                 evaluation.release(node)
         frontier = [node for node in kept if node.end is None]
+
+
+def ranked(candidates: Sequence[Node], evaluation: Evaluation) -> list[Node]:
+    """Best first: by mixed score, or by likelihood per token where not all have one."""
+    if all(node.score is not None for node in candidates):
+        return sorted(candidates, key=evaluation.rank, reverse=True)
+    return sorted(candidates, key=lambda node: node.trajectory_likelihood, reverse=True)

@@ -82,14 +82,19 @@ class Expansion:
         )
         return [child for child, _ in grown], merged
 
-    def grow(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
-        """As `expand`, and the new children's values backed up. Draws that came to the same option
-        are made up for once, by as many that are told to avoid it."""
+    def fill(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
+        """As `expand`; draws that came to the same option are made up for once, by as many that
+        are told to avoid it."""
         new, _ = yield from self.expand(tree, node, count, origin)
         short = count - len(new)
         if new and short and not node.closed and not self._meter.exhausted(tree, short):
             more, _ = yield from self.expand(tree, node, short, origin)
             new += more
+        return new
+
+    def grow(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
+        """As `fill`, and the new children's values backed up."""
+        new = yield from self.fill(tree, node, count, origin)
         for child in new:
             self._back_up(tree, child)
         return new
@@ -152,12 +157,17 @@ class Expansion:
                 return [], None
             grown: list[tuple[Node, Option]] = []
             for option in options:
-                tree.merged += max(0, len(option.draws) - 1)
+                more = max(0, len(option.draws) - 1)
+                tree.merged += more
                 distance, sibling = self._likeness.nearest(node, option.text)
                 if sibling is None and len(node.children) < room:
-                    grown.append((self._adopt(tree, node, option, work.max_tokens, origin), option))
+                    child = self._adopt(tree, node, option, work.max_tokens, origin)
+                    child.merged = more
+                    grown.append((child, option))
                     continue
                 tree.merged += 1
+                if sibling is not None:
+                    sibling.merged += more + 1
                 if distance > best_distance:
                     self._drop(best)
                     best, best_distance = option, distance

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Method = Literal["mcts", "beam", "best_of_n", "sample", "greedy"]
+Method = Literal[
+    "mcts", "beam", "dvts", "best_first", "best_of_n", "self_consistency", "sample", "greedy"
+]
 """The search methods; `mcts_core.search.methods` registers one class for each."""
 
 Rung = Literal["beam", "sample"]
@@ -28,7 +30,7 @@ class Budget(Strict):
     """Whichever limit is reached first ends the search."""
 
     simulations: Annotated[int, Field(ge=1)] | None = None
-    """Of `mcts`; the other methods make none."""
+    """Of `mcts`, and expansions of `best_first`; the other methods make none."""
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Spent tokens: policy, rollout and critics together. Exceeded by no more than the work in
     flight, and by what it takes to finish one trajectory if none was finished."""
@@ -89,9 +91,11 @@ class Width(Strict):
     inner: Bounds = (2, 6)
     alpha: Annotated[float, Field(ge=0)] = 10.0
     beam: Annotated[int, Field(ge=1)] = 4
-    """Beams kept by `beam`."""
+    """Beams kept by `beam`, and its draws below each; draws in each subtree's step of `dvts`."""
+    subtrees: Annotated[int, Field(ge=1)] = 4
+    """Independent subtrees of `dvts`."""
     samples: Annotated[int, Field(ge=1)] = 8
-    """Trajectories drawn by `best_of_n`."""
+    """Trajectories drawn by `best_of_n` and `self_consistency`."""
 
     @field_validator("root", "inner")
     @classmethod
@@ -150,12 +154,13 @@ class SearchParameters(Strict):
     parallel: Annotated[int, Field(ge=1)] = 8
     """Simulations in flight within one tree (virtual loss)."""
     stop_when: StopWhen = StopWhen()
-    readout: Literal["best", "visits", "value"] = "best"
+    readout: Literal["best", "visits", "value", "vote"] = "best"
+    """`visits` and `value` are `mcts`'s own; `self_consistency` always votes."""
     fallback: tuple[Rung, ...] = ("beam", "sample")
     temperature: Annotated[float, Field(ge=0)] = 0.8
-    """Of expansion; the first child of a node is greedy. `sample` and `best_of_n` draw whole
-    trajectories at the request's own temperature instead."""
-    include: tuple[Literal["candidates", "root"], ...] = ()
+    """Of expansion; the first child of a node is greedy. `sample`, `best_of_n` and
+    `self_consistency` draw whole trajectories at the request's own temperature instead."""
+    include: tuple[Literal["candidates", "root", "tree"], ...] = ()
 
     def over(self, preset: SearchParameters) -> SearchParameters:
         """This request's own fields laid over `preset`; nested objects are merged field by field.

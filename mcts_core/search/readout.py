@@ -7,17 +7,20 @@ from typing import Literal
 
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.tree import Node, Tree
+from mcts_core.search.votes import Poll
 
-Readout = Literal["best", "visits", "value"]
+Readout = Literal["best", "visits", "value", "vote"]
 
 
-def choose(tree: Tree, readout: Readout, n: int, evaluation: Evaluation) -> list[Node]:
-    """At most `n` ends of distinct texts, best first.
+def choose(
+    tree: Tree, readout: Readout, n: int, evaluation: Evaluation, poll: Poll | None = None
+) -> list[Node]:
+    """At most `n` ends of distinct texts, best first. `poll`: the votes counted so far.
 
     Terminals come first. Unfinished ends only fill up what the terminals leave free; other
     unfinished nodes are returned only where there is nothing else.
     """
-    chosen = _distinct(terminals(tree, readout, evaluation), n)
+    chosen = _distinct(terminals(tree, readout, evaluation, poll), n)
     if len(chosen) < n:
         leaves = [node for node in tree.walk() if node.parent is not None and not node.children]
         ends = [node for node in leaves if node.end == "length"]
@@ -29,13 +32,18 @@ def choose(tree: Tree, readout: Readout, n: int, evaluation: Evaluation) -> list
     return chosen
 
 
-def terminals(tree: Tree, readout: Readout, evaluation: Evaluation) -> Iterable[Node]:
+def terminals(
+    tree: Tree, readout: Readout, evaluation: Evaluation, poll: Poll | None = None
+) -> Iterable[Node]:
     """All terminals, best first.
 
     `best` orders them by mixed score. `visits` and `value` walk down from the root to the child
     with the most visits or the highest mean, among those that lead to a terminal; the next best
-    are found by walking back up as little as possible.
+    are found by walking back up as little as possible. `vote` begins with the best terminal of
+    each answer, the answer with the most votes first.
     """
+    if readout == "vote":
+        return (poll or Poll(evaluation)).rank(tree)
     if readout == "best":
         return sorted(tree.terminals, key=evaluation.rank, reverse=True)
     return _descend(tree, _by_visits if readout == "visits" else _by_value)

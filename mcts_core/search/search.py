@@ -60,6 +60,36 @@ class RootOption:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeNode:
+    """One node of the finished tree, as plain data."""
+
+    id: int
+    """In the order in which nodes were made; 0 is the root, the prompt itself."""
+    parent: int | None
+    depth: int
+    text: str
+    """Of the option that led here."""
+    tokens: int
+    """Length of that option."""
+    visits: int
+    value: float | None
+    """Mean of the values backed up through here; None before the first."""
+    prior: float
+    """The policy's share of the option among its siblings."""
+    score: float | None
+    """The mixed score; None when no critic scored this state."""
+    scores: Mapping[str, float]
+    end: Literal["stop", "length"] | None
+    """"stop": a terminal. "length": cut by a limit. None: unfinished."""
+    origin: str
+    """The method or rung that drew the option."""
+    merged: int
+    """Further draws that were too much like this option."""
+    solved: bool
+    """Nothing is left to be done at or below this node."""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """What a finished search found."""
 
@@ -81,6 +111,8 @@ class SearchResult:
     first_simulation_seconds: float | None
     candidates: tuple[Trajectory, ...] = ()
     root: tuple[RootOption, ...] = ()
+    tree: tuple[TreeNode, ...] | None = None
+    """All nodes by their ids, parents before their children; None if it was not asked for."""
     details: Mapping[str, Any] | None = None
     """`critics_lost`: critics that failed for good, and of what."""
 

@@ -41,6 +41,7 @@ class Node:
         "likelihood",
         "logprob",
         "logprobs",
+        "merged",
         "open",
         "origin",
         "parent",
@@ -96,6 +97,8 @@ class Node:
         self.virtual = 0
         """Simulations in flight through here; selection counts each as a visit of the lowest
         value (virtual loss)."""
+        self.merged = 0
+        """Further draws that were too much like this option."""
         self.children: list[Node] = []
         self.open = 0
         """Children that are not solved."""

@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.methods.beam import Beam
+from mcts_core.search.methods.best_first import BestFirst
 from mcts_core.search.methods.best_of_n import BestOfN
+from mcts_core.search.methods.dvts import DVTS
 from mcts_core.search.methods.mcts import MCTS
 from mcts_core.search.methods.sampling import Greedy, Sample
+from mcts_core.search.methods.self_consistency import SelfConsistency
 from mcts_core.search.parameters import Method, SearchParameters
 from mcts_core.search.search import Search
 from mcts_core.search.task import Task
@@ -17,7 +20,10 @@ from mcts_core.search.work import Sampling
 METHODS: dict[Method, type[TreeSearch]] = {
     "mcts": MCTS,
     "beam": Beam,
+    "dvts": DVTS,
+    "best_first": BestFirst,
     "best_of_n": BestOfN,
+    "self_consistency": SelfConsistency,
     "sample": Sample,
     "greedy": Greedy,
 }

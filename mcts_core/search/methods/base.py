@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 from mcts_core.search import readout
@@ -21,9 +22,11 @@ from mcts_core.search.search import (
     SearchResult,
     StopReason,
     Trajectory,
+    TreeNode,
 )
 from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
+from mcts_core.search.votes import Poll
 from mcts_core.search.width import AdaptiveWidth
 from mcts_core.search.work import Extend, Extended, Failed, Outcome, Work
 
@@ -43,6 +46,8 @@ class TreeSearch(ABC):
     """What the ladder below this method may hold."""
     step_scores: ClassVar[bool] = True
     """Whether the critics are asked about unfinished states."""
+    readouts: ClassVar[tuple[readout.Readout, ...]] = ("best", "vote")
+    """Those that the method has; the first one where the request asks for another."""
 
     def __init__(self, task: Task, clock: Callable[[], float], started: float) -> None:
         """`clock` in seconds; `started` on it: the request's admission."""
@@ -53,6 +58,7 @@ class TreeSearch(ABC):
         self._width = AdaptiveWidth(parameters.width)
         self._evaluation = Evaluation(task, self._outbox)
         self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
+        self._poll = Poll(self._evaluation)
         self._ladder = Ladder(
             parameters, task.max_tokens, self._expansion, self._evaluation, self._meter
         )
@@ -79,7 +85,7 @@ class TreeSearch(ABC):
 
     def choose(self, tree: Tree) -> list[Node]:
         """The ends of the trajectories to be returned, best first."""
-        return readout.choose(tree, "best", self._task.n, self._evaluation)
+        return readout.choose(tree, self.readout, self._task.n, self._evaluation, self._poll)
 
     def start(self) -> Sequence[Work]:
         return self._flow.start()
@@ -134,7 +140,7 @@ class TreeSearch(ABC):
             if steps is not None or in_flight:
                 return steps
             stop = "exhausted"
-        if stop in _AT_ONCE or (stop == "deadline" and tree.finished):
+        if (stop in _AT_ONCE and in_flight) or (stop == "deadline" and tree.finished):
             self._stop = stop
             self._settle()
             return None
@@ -158,6 +164,13 @@ class TreeSearch(ABC):
             if value is not None:
                 backup(tree, (tree.root,), value)
         self._tree = tree
+
+    def _first_visit(self, tree: Tree, child: Node) -> float | None:
+        """Backs a new child's own value up into itself alone."""
+        value = self._evaluation.value(tree, child)
+        if value is not None:
+            backup(tree, (child,), value)
+        return value
 
     def _failed(self, failed: Failed) -> None:
         """A generator ended in a failure that was not a single node's: the KV pool is full."""
@@ -202,11 +215,15 @@ class TreeSearch(ABC):
         parameters = self._task.parameters
         candidates: tuple[Trajectory, ...] = ()
         if "candidates" in parameters.include:
-            found = readout.terminals(tree, "best", self._evaluation)
+            order: readout.Readout = "vote" if self.readout == "vote" else "best"
+            found = readout.terminals(tree, order, self._evaluation, self._poll)
             candidates = tuple(_trajectory(node) for node in found)
         options: tuple[RootOption, ...] = ()
         if "root" in parameters.include:
             options = tuple(_root_option(node) for node in tree.root.children)
+        nodes: tuple[TreeNode, ...] | None = None
+        if "tree" in parameters.include:
+            nodes = tuple(map(_tree_node, sorted(tree.walk(), key=attrgetter("id"))))
         return SearchResult(
             trajectories=tuple(_trajectory(node) for node in chosen),
             method=chosen[0].origin,
@@ -222,13 +239,15 @@ class TreeSearch(ABC):
             first_simulation_seconds=self._meter.first_seconds,
             candidates=candidates,
             root=options,
+            tree=nodes,
             details=self._details(),
         )
 
     @property
     def readout(self) -> readout.Readout:
         """The readout that is in force."""
-        return "best"
+        asked = self._task.parameters.readout
+        return asked if asked in self.readouts else self.readouts[0]
 
     def _details(self) -> dict[str, Any] | None:
         lost = self._evaluation.lost
@@ -257,3 +276,22 @@ def _trajectory(node: Node) -> Trajectory:
 
 def _root_option(node: Node) -> RootOption:
     return RootOption(node.text, node.visits, node.mean, node.prior, dict(node.scores))
+
+
+def _tree_node(node: Node) -> TreeNode:
+    return TreeNode(
+        id=node.id,
+        parent=None if node.parent is None else node.parent.id,
+        depth=node.depth,
+        text=node.text,
+        tokens=len(node.tokens),
+        visits=node.visits,
+        value=node.mean if node.visits else None,
+        prior=node.prior,
+        score=node.score,
+        scores=dict(node.scores),
+        end=node.end,
+        origin=node.origin,
+        merged=node.merged,
+        solved=node.solved,
+    )

@@ -7,6 +7,7 @@ from typing import ClassVar
 from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.methods.sampling import Sample
 from mcts_core.search.parameters import Rung
+from mcts_core.search.readout import Readout
 from mcts_core.search.search import StopReason
 from mcts_core.search.tree import Node, Tree
 
@@ -19,6 +20,7 @@ class BestOfN(Sample):
 
     name: ClassVar[str] = "best_of_n"
     rungs: ClassVar[tuple[Rung, ...]] = ("sample",)
+    readouts: ClassVar[tuple[Readout, ...]] = ("best", "vote")
 
     @property
     def count(self) -> int:

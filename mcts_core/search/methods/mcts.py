@@ -21,6 +21,7 @@ class MCTS(TreeSearch):
 
     name: ClassVar[str] = "mcts"
     rungs: ClassVar[tuple[Rung, ...]] = ("beam", "sample")
+    readouts: ClassVar[tuple[readout.Readout, ...]] = ("best", "visits", "value", "vote")
 
     def __init__(self, task: Task, clock: Callable[[], float], started: float) -> None:
         super().__init__(task, clock, started)
@@ -55,13 +56,11 @@ class MCTS(TreeSearch):
             return meter.short(tree)
         return reached
 
-    def choose(self, tree: Tree) -> list[Node]:
-        return readout.choose(tree, self.readout, self._task.n, self._evaluation)
-
     @property
     def readout(self) -> readout.Readout:
-        """The request's; after the ladder, whose beams have few visits, the best terminal."""
-        return "best" if self._ladder.fallback is not None else self._task.parameters.readout
+        """The request's; after the ladder, whose beams have few visits, none that goes by them."""
+        asked = super().readout
+        return "best" if self._ladder.fallback is not None and asked != "vote" else asked
 
     def _simulate(self, tree: Tree, path: list[Node], count: int) -> Steps[None]:
         """One simulation below the last node of `path`, which selection has chosen: `count` options
@@ -98,19 +97,13 @@ class MCTS(TreeSearch):
             self._meter.land(count)
             self._meter.timed(began)
 
-    def _first_visit(self, tree: Tree, child: Node) -> float | None:
-        """Backs a new child's own value up into itself alone."""
-        value = self._evaluation.value(tree, child)
-        if value is not None:
-            backup(tree, (child,), value)
-        return value
-
     def _converged(self, tree: Tree) -> bool:
         """Whether the readout can no longer change within the budget left.
 
         `best`: the best terminal has the score 1, and no score beyond 1 was ever seen, as with
         critics that give probabilities. `visits`: at every node of the way down the leader is
-        further ahead than all visits left. `value`: means can always change.
+        further ahead than all visits left. `value` and `vote`: means can always change, and nobody
+        knows how many terminals are still to be found.
         """
         if self._task.n > 1:
             return False
@@ -124,5 +117,5 @@ class MCTS(TreeSearch):
                     return False
                 left = limit - self._meter.simulations
                 return readout.settled(tree, 2 * left)  # each may back up an absorbed visit, too
-            case "value":
+            case "value" | "vote":
                 return False

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from mcts_core.search.flow import Steps, WorkFailed
 from mcts_core.search.methods.base import TreeSearch
+from mcts_core.search.readout import Readout
 from mcts_core.search.search import StopReason
 from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
@@ -22,6 +23,7 @@ class Sample(TreeSearch):
 
     name: ClassVar[str] = "sample"
     step_scores: ClassVar[bool] = False
+    readouts: ClassVar[tuple[Readout, ...]] = ("best",)
 
     def __init__(self, task: Task, clock: Callable[[], float], started: float) -> None:
         super().__init__(task, clock, started)

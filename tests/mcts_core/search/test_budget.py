@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcts_core.search.budget import Meter
+from mcts_core.search.methods import METHODS
 from mcts_core.search.parameters import Budget, SearchParameters, Step, StopWhen, Width
 from mcts_core.search.search import SearchFailed, SearchResult
 from mcts_core.search.work import Extend, Extended, Opened
@@ -156,7 +157,7 @@ def test_a_search_that_has_a_terminal_uses_its_budget_up() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    method=st.sampled_from(["mcts", "beam", "best_of_n", "sample", "greedy"]),
+    method=st.sampled_from(list(METHODS)),
     critics=st.sampled_from([{}, {"orm": 1.0}, VALUE]),
     expire_after=st.integers(0, 80),
     order=st.integers(0, 99),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcts_core.search.methods import METHODS
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen
 from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import Extend, FailureReason, Open, Rollout, Score, Work
@@ -128,7 +129,7 @@ def test_a_terminal_that_was_found_is_not_lost_when_the_ladder_fails() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    method=st.sampled_from(["mcts", "beam", "best_of_n", "sample", "greedy"]),
+    method=st.sampled_from(list(METHODS)),
     chance=st.sampled_from([0.02, 0.1, 0.3, 1.0]),
     reasons=st.sampled_from(
         [

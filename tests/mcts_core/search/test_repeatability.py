@@ -3,6 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcts_core.search.methods import METHODS
 from mcts_core.search.parameters import (
     Budget,
     Merge,
@@ -13,6 +14,7 @@ from mcts_core.search.parameters import (
     StopWhen,
     Width,
 )
+from mcts_core.search.readout import Readout
 from tests.mcts_core.search.world import World, build, drive, grow, picture
 
 CRITICS = st.sampled_from(
@@ -38,7 +40,7 @@ PARAMETERS = st.builds(
     parallel=st.integers(1, 8),
     rule=st.sampled_from(["uct", "puct"]),
     rollouts=st.integers(0, 2),
-    readout=st.sampled_from(["best", "visits", "value"]),
+    readout=st.sampled_from(["best", "visits", "value", "vote"]),
     threshold=st.sampled_from([0.0, 0.4]),
     root=st.sampled_from([(1, 2), (2, 4), (4, 16)]),
 )
@@ -64,16 +66,24 @@ def test_the_tree_does_not_depend_on_the_order_in_which_outcomes_arrive(
 
 @settings(max_examples=30, deadline=None)
 @given(
-    method=st.sampled_from(["beam", "best_of_n", "sample", "greedy"]),
+    method=st.sampled_from([name for name in METHODS if name != "mcts"]),
     critics=CRITICS,
     seed=st.integers(0, 3),
     order=st.integers(0, 2**32),
     tokens=st.none() | st.integers(1, 600),
+    readout=st.sampled_from(["best", "vote"]),
 )
 def test_the_other_methods_do_not_depend_on_the_order_either(
-    method: Method, critics: dict[str, float], seed: int, order: int, tokens: int | None
+    method: Method,
+    critics: dict[str, float],
+    seed: int,
+    order: int,
+    tokens: int | None,
+    readout: Readout,
 ) -> None:
-    parameters = SearchParameters(method=method, critics=critics, budget=Budget(tokens=tokens))
+    parameters = SearchParameters(
+        method=method, critics=critics, budget=Budget(tokens=tokens), readout=readout
+    )
     results = [
         drive(build(World(), parameters, seed=seed, n=2), world, shuffle=shuffle)
         for world, shuffle in ((World(), None), (World(), order))

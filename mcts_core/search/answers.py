@@ -1,0 +1,164 @@
+"""Answers: what a finished text says in the end, and whether two texts say the same."""
+
+from __future__ import annotations
+
+import logging
+from fractions import Fraction
+from importlib import import_module
+from math import prod
+from typing import Any
+
+import regex
+
+_ANSWER = regex.compile(
+    r"^[\s*#>]*(?:final |the )?answer(?: is)?\s*[:：]\**(.*)$", regex.I | regex.M
+)
+_NUMBER = regex.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,15})?(?:\.\d{1,15})?")
+_RATIO = regex.compile(r"([-+]?)\\[dt]?frac\{(\d{1,15})\}\{(\d{1,15})\}")
+_SET = regex.compile(r"[A-Za-z]\s*=(.*)")
+_COMMAND = regex.compile(r"\\(?:[dt]?frac|sqrt|pi|cdot|times|div|left|right|pm|infty)(?![A-Za-z])")
+_POWER = regex.compile(r"(?:\^|\*\*)\s*\{?\s*-?(\d{1,2})?(?!\d)")
+_TAME = regex.compile(r"[\dA-Za-z{}()\[\]+\-*/^.,|\s]*")
+
+_SPACE = regex.compile(r"(?<!\w) | (?!\w)")
+
+_LONGEST = 40
+_HIGHEST = 10
+_HIGHEST_OF_VARIABLES = 4
+_MOST = 32
+
+
+def extract(text: str) -> str:
+    r"""The answer that a finished text gives: what follows `Answer:` on the last such line; else
+    the content of the last `\boxed{}`; else the last line that is not empty. White space, dollar
+    signs and a full stop around it are left out, and so is a box on that line."""
+    stated = _ANSWER.findall(text)
+    if stated and stated[-1].strip(" *"):
+        found = stated[-1].strip(" *")
+        return _bare(_boxed(found) or found)
+    boxed = _boxed(text)
+    if boxed is not None:
+        return _bare(boxed)
+    lines = text.split("\n")
+    return _bare(next((line for line in reversed(lines) if line.strip()), ""))
+
+
+class Comparison:
+    r"""Whether answers are the same; one for each search, which it may cost only so much.
+
+    First by text, white space aside where it separates no words. Then numbers (1,000; 0.5; 1/2;
+    \frac{1}{2}; 50%) by value.
+    What else looks like a formula is left to math-verify; `x = 5` counts as 5, but any other
+    equation or sentence is compared by its text alone: math-verify would only look at the last
+    number in it.
+
+    math-verify can be interrupted in a main thread only, and a tower of powers keeps it busy for
+    ever. So it is asked about short formulas of plain arithmetic with small powers alone, and about
+    at most 32 pairs in one search; it is imported when it is first needed.
+    """
+
+    __slots__ = ("_formulas", "_left", "_numbers")
+
+    def __init__(self) -> None:
+        self._left = _MOST
+        self._numbers: dict[str, Fraction | None] = {}
+        self._formulas: dict[str, Any] = {}
+
+    def same(self, one: str, other: str) -> bool:
+        one, other = _value(one), _value(other)
+        if _packed(one) == _packed(other):
+            return True
+        numbers = self._number(one), self._number(other)
+        if None not in numbers:
+            return numbers[0] == numbers[1]
+        if not (self._left and _tame(one) and _tame(other)):
+            return False
+        self._left -= 1
+        try:
+            library = _math_verify()
+            return bool(
+                library.verify(
+                    self._formula(library, one), self._formula(library, other), timeout_seconds=None
+                )
+            )
+        except Exception:  # whatever a parser of free text stumbles over: not the same
+            return False
+
+    def _number(self, text: str) -> Fraction | None:
+        if text not in self._numbers:
+            self._numbers[text] = _number(text)
+        return self._numbers[text]
+
+    def _formula(self, library: Any, text: str) -> Any:
+        if text not in self._formulas:
+            self._formulas[text] = library.parse(f"${text}$", parsing_timeout=None)
+        return self._formulas[text]
+
+
+def _math_verify() -> Any:
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of every call without alarm
+    return import_module("math_verify")
+
+
+def _boxed(text: str) -> str | None:
+    r"""Content of the last \boxed{} whose braces are balanced."""
+    start = len(text)
+    while (start := text.rfind("\\boxed{", 0, start)) >= 0:
+        depth = 0
+        for at in range(start + 6, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            if depth == 0:
+                return text[start + 7 : at]
+    return None
+
+
+def _bare(text: str) -> str:
+    text = text.strip().removesuffix(".").strip()
+    while len(text) > 1 and text[0] == text[-1] == "$":
+        text = text[1:-1].strip()
+    return text.removeprefix("$").strip()
+
+
+def _value(text: str) -> str:
+    named = _SET.fullmatch(text)
+    return named[1].strip() if named is not None else text
+
+
+def _packed(text: str) -> str:
+    return _SPACE.sub("", " ".join(text.split()))
+
+
+def _number(text: str) -> Fraction | None:
+    text = text.strip()
+    percent = text.endswith("%")
+    if percent:
+        text = text[:-1].removesuffix("\\").strip()
+    ratio = _RATIO.fullmatch(text)
+    over, slash, under = (ratio[1] + ratio[2], "/", ratio[3]) if ratio else text.partition("/")
+    top, bottom = _decimal(over), _decimal(under) if slash else Fraction(1)
+    if top is None or not bottom:
+        return None
+    return top / bottom / (100 if percent else 1)
+
+
+def _decimal(text: str) -> Fraction | None:
+    text = text.strip()
+    if not _NUMBER.fullmatch(text) or not any(map(str.isdigit, text)) or not text.isascii():
+        return None
+    return Fraction(text.replace(",", ""))
+
+
+def _tame(text: str) -> bool:
+    """Whether math-verify may be asked about `text`: it is short, it is arithmetic, its variables
+    have one letter, and its powers multiply to little."""
+    if not text or len(text) > _LONGEST:
+        return False
+    plain = _COMMAND.sub(" ", text)
+    variables = regex.search(r"[A-Za-z]", plain) is not None
+    powers = [int(power) if power else _HIGHEST + 1 for power in _POWER.findall(plain)]
+    return (
+        _TAME.fullmatch(plain) is not None
+        and not regex.search(r"[A-Za-z]{2}|\d{16}", plain)
+        and prod(max(1, power) for power in powers)
+        <= (_HIGHEST_OF_VARIABLES if variables else _HIGHEST)
+    )
