@@ -17,6 +17,7 @@ _SEARCH_CAPS = {
     "rollouts.count": "max_rollouts",
     "width.samples": "max_best_of",
     "width.beam": "max_best_of",
+    "width.subtrees": "max_best_of",
 }
 
 

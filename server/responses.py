@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -99,7 +99,7 @@ class SearchReport(BaseModel):
     time_ms: Times
     candidates: list[Candidate]
     root: list[RootChild]
-    tree: None
+    tree: list[dict[str, Any]] | None
 
 
 class Usage(BaseModel):

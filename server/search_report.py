@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from mcts_core.query import Reply
 from mcts_core.search.search import Trajectory
 from mcts_core.search.work import Tally
@@ -65,7 +67,7 @@ def report(reply: Reply, search_id: str, waited_seconds: float) -> SearchReport:
             )
             for option in result.root
         ],
-        tree=None,
+        tree=None if result.tree is None else [asdict(node) for node in result.tree],
     )
 
 

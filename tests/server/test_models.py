@@ -6,7 +6,17 @@ import httpx
 import openai
 import pytest
 
-NAMES = {"demo", "demo:mcts", "demo:beam", "demo:best_of_n", "demo:sample", "demo:greedy"}
+METHODS = (
+    "mcts",
+    "beam",
+    "best_of_n",
+    "self_consistency",
+    "dvts",
+    "best_first",
+    "sample",
+    "greedy",
+)
+NAMES = {"demo", *(f"demo:{method}" for method in METHODS)}
 
 
 def test_every_method_is_a_model(client: openai.OpenAI) -> None:
