@@ -217,7 +217,9 @@ class TreeSearch(ABC):
         if "candidates" in parameters.include:
             order: readout.Readout = "vote" if self.readout == "vote" else "best"
             found = readout.terminals(tree, order, self._evaluation, self._poll)
-            candidates = tuple(_trajectory(node) for node in found)
+            # An early stop may leave a terminal behind that was still waiting for its critics.
+            scored = [node for node in found if not self._evaluation.missing(node)]
+            candidates = tuple(_trajectory(node) for node in scored)
         options: tuple[RootOption, ...] = ()
         if "root" in parameters.include:
             options = tuple(_root_option(node) for node in tree.root.children)
