@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         "Model", None, "Tokens of KV cache for each model. Default: 65536."
     )
     threads: Positive | None = _field(
-        "Model", None, "CPU threads of the engine. Default: the machine's cores."
+        "Model", None, "CPU threads of the engine. Default: 1 for small models, else by the cores."
     )
     max_batch_rows: Positive = _field("Model", 2048, "Most tokens in one forward of a model.")
 

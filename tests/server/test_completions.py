@@ -223,7 +223,7 @@ def test_a_deadline_still_gives_an_answer(client: openai.OpenAI) -> None:
     answer: Any = client.completions.create(
         model="demo",
         prompt=PUZZLE,
-        extra_body={"search": {"budget": budget, "stop_when": {"converged": False}}},
+        extra_body={"search": {"budget": budget, "stop_when": {"converged": False, "score": 2}}},
     )
     assert answer.search["stop_reason"] in ("deadline", "exhausted")
     assert answer.choices[0].text
