@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -33,6 +33,8 @@ Progress = Callable[[str, float], None]
 """Called with what is being loaded and the share that is done, 0 to 1."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SMALL = 50_000_000
+"""Parameters below which one thread is faster than several."""
 _STEP_STRINGS = ("\n",)
 _SLICE_TOKENS = 512
 _LEAST_POOL = 64
@@ -180,7 +182,10 @@ class ServedModel:
         )
 
 
-def _threads() -> int:
+def _threads(residents: Iterable[Resident]) -> int:
+    """One for small models, whose steps are over before a second thread has woken up."""
+    if sum(resident.parameters for resident in residents) < _SMALL:
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return 1 << ((cores or 1).bit_length() - 1)
 
@@ -200,7 +205,7 @@ def load(
     """Loads a served model from a local folder and starts its engine; blocks until it is ready.
 
     `pool_tokens` is the size of each model's KV pool in tokens. `max_batch_rows` bounds the tokens
-    of one forward. `threads` is by default the largest power of two within the machine's cores:
+    of one forward. `threads` is by default 1 for small models, else the largest power of two within the cores:
     work is then cut at whole vector registers, which keeps results repeatable. Raises
     `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or `ValueError`, each with a message
     for the person who starts the server.
@@ -260,7 +265,7 @@ def load(
         residents,
         jobs,
         lambda: Scheduler(max_batch_rows, min(_SLICE_TOKENS, max_batch_rows)),
-        threads=threads or _threads(),
+        threads=threads or _threads(residents.values()),
     )
     engine.start()
     tell("ready", 1.0)

@@ -75,6 +75,11 @@ class Resident:
             self._language_head.register_forward_pre_hook(self._see)
 
     @property
+    def parameters(self) -> int:
+        """Of the model, heads aside."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
+
+    @property
     def vocabulary(self) -> int:
         """Token ids that the model knows."""
         return int(self._model.config.get_text_config().vocab_size)
