@@ -206,9 +206,9 @@ def load(
 
     `pool_tokens` is the size of each model's KV pool in tokens. `max_batch_rows` bounds the tokens
     of one forward. `threads` is by default 1 for small models, else the largest power of two
-    within the cores: work is then cut at whole vector registers, which keeps results repeatable. Raises
-    `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or `ValueError`, each with a message
-    for the person who starts the server.
+    within the cores: work is then cut at whole vector registers, which keeps results repeatable.
+    Raises `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or `ValueError`, each with a
+    message for the person who starts the server.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
