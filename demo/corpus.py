@@ -62,8 +62,11 @@ class Mixture:
     three_numbers: float = 0.1
     target_24: float = 0.5
     largest_target: int = 100
+    wide: float = 0.0
+    """The share of puzzles whose numbers go up to 20: so many that they cannot be memorised."""
 
 
+_WIDEST = 20
 Part = Literal["policy", "critics", "held_out"]
 
 
@@ -75,9 +78,9 @@ def part_of(numbers: tuple[int, ...]) -> Part:
     return "critics" if zlib.crc32(",".join(map(str, numbers)).encode()) % 12 == 5 else "policy"
 
 
-def multisets(count: int, part: Part) -> tuple[tuple[int, ...], ...]:
-    """Every ascending `count` of numbers 1..13 that belongs to `part`."""
-    every = itertools.combinations_with_replacement(range(1, 14), count)
+def multisets(count: int, part: Part, largest: int = 13) -> tuple[tuple[int, ...], ...]:
+    """Every ascending `count` of numbers 1..`largest` that belongs to `part`."""
+    every = itertools.combinations_with_replacement(range(1, largest + 1), count)
     return tuple(numbers for numbers in every if part_of(numbers) == part)
 
 
@@ -97,11 +100,14 @@ class Corpus:
         self._mixture = mixture or Mixture()
         self._threes = multisets(3, part)
         self._fours = multisets(4, part)
+        self._wide = multisets(4, part, _WIDEST) if self._mixture.wide else ()
 
     def puzzle(self) -> Puzzle:
         """A solvable puzzle, its numbers in random order."""
         rng, mixture = self._random, self._mixture
         pool = self._threes if rng.random() < mixture.three_numbers else self._fours
+        if self._wide and rng.random() < mixture.wide:
+            pool = self._wide
         wants_24 = rng.random() < mixture.target_24
         while True:
             numbers = list(rng.choice(pool))

@@ -41,7 +41,7 @@ from demo.train_critics import (
 from demo.train_policy import POLICY, ROLLOUT, Plan, Size, train_policy
 
 _log = logging.getLogger(__name__)
-STAGES = ("policy", "refine", "rollout", "traces", "value", "prm", "orm", "card")
+STAGES = ("policy", "refine", "widen", "rollout", "traces", "value", "prm", "orm", "card")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,18 @@ class Settings:
             first_steps=40,
             muon_rate=1e-2,
             adam_rate=1e-3,
+        )
+    )
+    widen: Plan = field(
+        default_factory=lambda: Plan(
+            steps=5000,
+            minutes=44.0,
+            solutions=40,
+            openings=128,
+            walks=24,
+            first_steps=32,
+            muon_rate=1.5e-2,
+            adam_rate=1.5e-3,
         )
     )
     own_first_steps: int = 12_000
@@ -107,9 +119,9 @@ class Recipe:
             case "policy":
                 self._train(self._settings.policy_size, self._settings.policy, "policy")
             case "refine":
-                paths, plan = (self._out / "policy", self._work / "policy"), self._settings.refine
-                taken = refine_policy(*paths, self._seed, plan, self._settings.own_first_steps)
-                self._note("refine", {"steps": taken})
+                self._refine(stage, self._settings.refine, Mixture(), self._seed)
+            case "widen":
+                self._refine(stage, self._settings.widen, Mixture(wide=0.6), self._seed + 50)
             case "rollout":
                 self._train(self._settings.rollout_size, self._settings.rollout, "rollout")
             case "traces":
@@ -131,6 +143,11 @@ class Recipe:
     def _train(self, size: Size, plan: Plan, name: str) -> None:
         taken = train_policy(size, self._out / name, self._work / name, self._seed, plan)
         self._note(name, {"steps": taken})
+
+    def _refine(self, stage: str, plan: Plan, mixture: Mixture, seed: int) -> None:
+        paths = (self._out / "policy", self._work / "policy")
+        taken = refine_policy(*paths, seed, plan, self._settings.own_first_steps, mixture)
+        self._note(stage, {"steps": taken})
 
     def _sample(self) -> None:
         """Completions of the policy and the rollout model, and walks, all of training puzzles.

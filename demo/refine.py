@@ -20,7 +20,7 @@ _MIXTURE = Mixture(three_numbers=0.05, target_24=0.6)
 
 
 class OnPolicy:
-    """A `Source` whose walks are, three times in four, what the policy wrote."""
+    """A `Source` whose labelled trajectories are what the policy wrote, near misses, and walks."""
 
     def __init__(self, corpus: Corpus, own: Sequence[Sample], seed: int) -> None:
         self._corpus, self._random = corpus, random.Random(seed)
@@ -33,13 +33,19 @@ class OnPolicy:
 
     def walk(self) -> Sample:
         """A whole trajectory."""
-        if not self._walks or self._random.random() < 0.25:
+        chance = self._random.random()
+        if chance < 0.5:
+            return self._corpus.near_miss()
+        if not self._walks or chance < 0.65:
             return self._corpus.walk()
         return self._random.choice(self._walks)
 
     def first_step(self) -> Sample:
         """A first step."""
-        if not self._first_steps or self._random.random() < 0.25:
+        chance = self._random.random()
+        if chance < 0.15:
+            return self._corpus.near_miss().first(1)
+        if not self._first_steps or chance < 0.35:
             return self._corpus.first_step()
         return self._random.choice(self._first_steps)
 
@@ -64,10 +70,12 @@ def own_samples(
     return found
 
 
-def refine_policy(out: Path, work: Path, seed: int, plan: Plan, first_steps: int) -> int:
+def refine_policy(
+    out: Path, work: Path, seed: int, plan: Plan, first_steps: int, mixture: Mixture
+) -> int:
     """Go on training the policy in `out` and its process-reward head in `work`, in place;
-    `first_steps` of its own steps and a third as many whole trajectories are sampled before.
-    Returns the steps taken."""
+    `first_steps` of its own steps and a third as many whole trajectories are sampled before;
+    `mixture` says which puzzles it learns to solve. Returns the steps taken."""
     model, tokenizer = load_model(out), load_tokenizer(out)
     head, _ = load_head(work / "prm")
     corpus = Corpus(seed + 5, _MIXTURE)
@@ -78,7 +86,7 @@ def refine_policy(out: Path, work: Path, seed: int, plan: Plan, first_steps: int
         own += own_samples(model, tokenizer, puzzles, stop, seed)
     model.set_attn_implementation("eager")  # on a CPU, faster backward than the fused kernel
     head.train()
-    source = OnPolicy(Corpus(seed + 6), own, seed)
+    source = OnPolicy(Corpus(seed + 6, mixture), own, seed)
     taken = train(model, head, source, plan, lambda name: save_policy(model, work / name))
     save_policy(model, out)
     save_head(head, card_of(head, "prm", "policy"), work / "prm")
