@@ -1,7 +1,7 @@
 """Makes every checkpoint of the embedded model from one seed.
 
 `python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 80 minutes on two
-cores; `--stage NAME` runs one, reading what the stages before it left in `--out` and `--work`.
+cores; `--stage NAME ...` runs some, reading what the stages before it left in `--out` and `--work`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import yaml
 from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
@@ -26,7 +27,8 @@ from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy
 from demo.puzzle import Puzzle, reachable, test_puzzles
 from demo.refine import refine_policy
-from demo.traces import Trace, read, sample_traces, trace_of_sample
+from demo.searched import searched_traces
+from demo.traces import Reads, Trace, read, sample_traces, trace_of_sample
 from demo.train_critics import (
     HeadPlan,
     Label,
@@ -39,9 +41,29 @@ from demo.train_critics import (
     steps_to_success,
 )
 from demo.train_policy import POLICY, ROLLOUT, Plan, Size, train_policy
+from mcts_core.search.parameters import Budget, SearchParameters, Width
 
 _log = logging.getLogger(__name__)
-STAGES = ("policy", "refine", "widen", "rollout", "traces", "value", "prm", "orm", "card")
+Kind = Literal["value", "prm", "orm"]
+_SAMPLES: dict[Kind, tuple[str, ...]] = {
+    "value": ("policy",),
+    "prm": ("policy", "walks", "near"),
+    "orm": ("policy", "rollout", "walks", "near"),
+}
+"""What each critic learns from, beside what searches visit."""
+STAGES = (
+    "policy",
+    "refine",
+    "widen",
+    "rollout",
+    "traces",
+    "scouts",
+    "searched",
+    "value",
+    "prm",
+    "orm",
+    "card",
+)
 
 
 @dataclass(frozen=True)
@@ -96,8 +118,17 @@ class Settings:
     )
     policy_traces: int = 16_000
     rollout_traces: int = 6_000
-    walks: int = 12_000
-    near_misses: int = 70_000
+    walks: int = 10_000
+    near_misses: int = 30_000
+    searches: int = 2_400
+    searching: SearchParameters = field(
+        default_factory=lambda: SearchParameters(
+            budget=Budget(simulations=400, tokens=700),
+            width=Width(root=(4, 40), inner=(2, 8), alpha=30.0),
+            critics={"value": 1.0, "prm": 1.0, "orm": 1.0},
+        )
+    )
+    """How trees are grown for the critics to learn from; without an early stop."""
     held_out_samples: int = 10
     orm_samples: int = 20
     temperature: float = 0.9
@@ -109,6 +140,8 @@ class Recipe:
 
     def __init__(self, out: Path, work: Path, seed: int, settings: Settings) -> None:
         self._out, self._work, self._seed, self._settings = out, work, seed, settings
+        self._reads: dict[str, Reads] = {}
+        """What the policy's trunk says of stored traces, by their name."""
         out.mkdir(parents=True, exist_ok=True)
         work.mkdir(parents=True, exist_ok=True)
 
@@ -126,6 +159,10 @@ class Recipe:
                 self._train(self._settings.rollout_size, self._settings.rollout, "rollout")
             case "traces":
                 self._sample()
+            case "scouts":
+                self._scouts()
+            case "searched":
+                self._searched()
             case "value":
                 self._step_critic("value", steps_to_success, self._settings.value_trunk)
             case "prm":
@@ -169,32 +206,61 @@ class Recipe:
         walks = [rng.choice(corpora).walk() for _ in range(s.walks)]
         walks += [rng.choice(corpora).solution() for _ in range(s.walks // 4)]
         found["walks"] = [trace_of_sample(walk, tokenizer) for walk in walks]
+        near = [rng.choice(corpora).near_miss() for _ in range(s.near_misses)]
+        found["near"] = [trace_of_sample(miss, tokenizer) for miss in near]
         tests = self._held_out_puzzles()
         repeated = [puzzle for puzzle in tests for _ in range(s.held_out_samples)]
         found["held_out"] = sample_traces(
             policy, tokenizer, repeated, self._seed + 2, s.temperature
         )
         for name, traces in found.items():
-            rows = [dataclasses.astuple(trace) for trace in traces]
-            torch.save(rows, self._work / f"{name}.traces.pt")
+            self._keep(name, traces)
 
-    def _step_critic(self, kind: Literal["value", "prm"], label: Label, plan: TrunkPlan) -> None:
+    def _scouts(self) -> None:
+        """Critics of the first searches: heads on the policy's hidden states, fitted on samples."""
+        policy = self._model("policy")
+        folder = self._work / "scouts"
+        for kind in ("value", "prm", "orm"):
+            head = self._head(policy, kind, _SAMPLES[kind])
+            save_head(head, card_of(head, kind, "policy"), folder / kind)
+        manifest = {
+            "policy": str((self._out / "policy").resolve()),
+            "critics": {kind: kind for kind in ("value", "prm", "orm")},
+            "search": self._settings.searching.model_dump(mode="json", exclude_unset=True),
+        }
+        (folder / "served.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
+
+    def _searched(self) -> None:
+        """Trees that the scouts guide, over training puzzles."""
+        s = self._settings
+        puzzles = searching_puzzles(s.searches, self._seed)
+        policy, tokenizer = self._model("policy"), self._tokenizer()
+        place = (self._work / "scouts", policy, tokenizer)
+        traces = searched_traces(*place, puzzles, self._seed, s.temperature)
+        _log.info("searched: %d traces", len(traces))
+        self._keep("searched", traces)
+
+    def _keep(self, name: str, traces: Sequence[Trace]) -> None:
+        self._reads.pop(name, None)
+        rows = [dataclasses.astuple(trace) for trace in traces]
+        torch.save(rows, self._work / f"{name}.traces.pt")
+
+    def _step_critic(self, kind: Kind, label: Label, plan: TrunkPlan) -> None:
         """A head on the policy's hidden states and a trunk of its own; ships the head unless the
         trunk is clearly better."""
         policy, tests = self._model("policy"), self._traces("held_out")
-        traces = self._traces("policy")
-        reads, held = read(policy.model, traces), read(policy.model, tests)
-        ours = reads.won if kind == "value" else reads.labels
+        names = (*_SAMPLES[kind], "searched")
+        traces = [trace for name in names for trace in self._traces(name)]
+        held = read(policy.model, tests)
         truth = held.won if kind == "value" else held.labels
-        head = fit_head(reads, ours, self._seed, self._settings.head)
+        head = self._head(policy, kind, names)
         on_policy = accuracy(_scores(head, held.hidden), truth, held.depth)
         trunk, own = (
             prefix_of(policy, self._settings.policy_size.layers),
             Head(head.up.in_features, head.up.out_features),
         )
         own.load_state_dict(head.state_dict())
-        exact = self._traces("walks") if kind == "prm" else []
-        taken = fine_tune(trunk, own, [*traces, *exact], label, self._seed, plan)
+        taken = fine_tune(trunk, own, traces, label, self._seed, plan)
         held = read(trunk, tests)
         on_own = accuracy(_scores(own, held.hidden), truth, held.depth)
         choice = compare(on_policy, on_own)
@@ -212,33 +278,27 @@ class Recipe:
         """A trunk of its own that starts as a copy of the policy's; beside it, to compare, a head
         on the policy's hidden states."""
         policy = self._model("policy")
-        traces = [t for name in ("policy", "rollout", "walks") for t in self._traces(name)]
-        reads = read(policy.model, traces)
-        last = reads.depth == -1
-        ends = dataclasses.replace(
-            reads,
-            hidden=reads.hidden[last],
-            labels=reads.labels[last],
-            won=reads.won[last],
-            depth=reads.depth[last],
-            trace=reads.trace[last],
-        )
-        head = fit_head(ends, ends.won, self._seed, self._settings.head)
+        names = (*_SAMPLES["orm"], "searched")
+        traces = [trace for name in names for trace in self._traces(name)]
+        head = self._head(policy, "orm", names)
         save_head(head, card_of(head, "orm", "policy"), self._work / "orm-head")
         trunk = prefix_of(policy, self._settings.orm_layers)
         own = copy.deepcopy(head)
-        traces += self._near_misses()
         taken = fine_tune(trunk, own, traces, outcome, self._seed, self._settings.orm_trunk)
         trunk.save_pretrained(self._out / "orm")
         save_head(own, card_of(own, "orm", "own"), self._out / "orm")
         self._note("orm", {"own_steps": taken, **self._outcome_figures(policy, trunk, own, head)})
 
-    def _near_misses(self) -> list[Trace]:
-        """Trajectories with at most one lie, in a step or in the answer."""
-        rng, tokenizer = random.Random(self._seed + 4), self._tokenizer()
-        corpora = [Corpus(self._seed + 5, part=part) for part in ("policy", "critics")]
-        misses = (rng.choice(corpora).near_miss() for _ in range(self._settings.near_misses))
-        return [trace_of_sample(miss, tokenizer) for miss in misses]
+    def _head(self, policy: LlamaForCausalLM, kind: Kind, names: Sequence[str]) -> Head:
+        """A head on the policy's hidden states, fitted on the traces `names`."""
+        for name in names:
+            if name not in self._reads:
+                self._reads[name] = read(policy.model, self._traces(name))
+        reads = Reads.joined([self._reads[name] for name in names])
+        if kind == "orm":
+            reads = reads.only(reads.depth == -1)
+        labels = reads.labels if kind == "prm" else reads.won
+        return fit_head(reads, labels, self._seed, self._settings.head)
 
     def _outcome_figures(
         self, policy: LlamaForCausalLM, trunk: LlamaModel, own: Head, head: Head
@@ -318,17 +378,25 @@ def training_puzzles(count: int, seed: int, rng: random.Random) -> list[Puzzle]:
     return found
 
 
+def searching_puzzles(count: int, seed: int) -> list[Puzzle]:
+    """Distinct draws to search in: half of them of the multisets that only critics train on."""
+    mixture = Mixture(three_numbers=0.05, target_24=0.7, wide=0.2)
+    parts: Sequence[Part] = ("critics", "policy")
+    corpora = [Corpus(seed + 20, mixture, part) for part in parts]
+    return [corpora[at % len(corpora)].puzzle() for at in range(count)]
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m demo.recipe", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo/checkpoints"))
     parser.add_argument("--work", type=Path, default=Path("build/demo"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stage", choices=("all", *STAGES), default="all")
+    parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = Recipe(options.out, options.work, options.seed, Settings())
-    for stage in STAGES if options.stage == "all" else (options.stage,):
+    for stage in options.stage:
         recipe.run(stage)
 
 

@@ -1,7 +1,7 @@
 """What a policy wrote, with exact labels at the positions that critics read."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ class Trace:
     depth: tuple[int, ...]
     labels: tuple[int, ...]
     won: int
+
+    def after(self, start: int) -> "Trace":
+        """The same trace, read only from position `start` on."""
+        first = sum(end < start for end in self.ends)
+        return replace(
+            self, ends=self.ends[first:], depth=self.depth[first:], labels=self.labels[first:]
+        )
 
 
 def trace_of(
@@ -79,6 +86,16 @@ class Reads:
     won: Tensor  # [M] float32, the trace's grade
     depth: Tensor  # [M] int64
     trace: Tensor  # [M] int64
+
+    @classmethod
+    def joined(cls, parts: Sequence["Reads"]) -> "Reads":
+        """All of several; their traces keep their own numbers."""
+        names = [item.name for item in fields(cls)]
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    def only(self, kept: Tensor) -> "Reads":
+        """Where `kept` [M] is true."""
+        return Reads(**{item.name: getattr(self, item.name)[kept] for item in fields(self)})
 
 
 def padded(traces: Sequence[Trace], rows: int) -> Iterator[tuple[Tensor, Tensor, list[int]]]:

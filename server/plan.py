@@ -200,20 +200,23 @@ class Planner:
 
 
 def _sampling(request: GenerationRequest, params: SearchParameters, logprobs: int) -> Sampling:
-    """How tokens are drawn. The searches expand at `search.temperature`; `sample` follows OpenAI's
-    field and its default of 1, unless the request's own `search` says otherwise."""
-    temperature = params.temperature
+    """How tokens are drawn. The searches expand at `search.temperature` and `search.min_p`;
+    `sample` follows OpenAI's and vLLM's fields and their defaults, unless the request's own
+    `search` says otherwise."""
+    temperature, min_p = params.temperature, params.min_p
     if params.method == "greedy":
         temperature = 0.0
     elif params.method == "sample":
         search = request.search
         if search is None or "temperature" not in search.model_fields_set:
             temperature = 1.0 if request.temperature is None else request.temperature
+        if search is None or "min_p" not in search.model_fields_set:
+            min_p = request.min_p or 0.0
     return Sampling(
         temperature=temperature,
         top_k=max(0, request.top_k),
         top_p=request.top_p,
-        min_p=request.min_p,
+        min_p=min_p,
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         repetition_penalty=request.repetition_penalty,

@@ -61,6 +61,8 @@ class Preset:
             wanted |= self._best_of(best_of, request, named)
         if request.temperature is not None:
             wanted.setdefault("temperature", request.temperature)
+        if request.min_p is not None:
+            wanted.setdefault("min_p", request.min_p)
         merged = self._merge(wanted)
         if merged.method not in self._served.methods:
             known = ", ".join(self._served.methods)

@@ -82,8 +82,8 @@ class GenerationRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] = 0
     """0 or -1 keeps all (vLLM's field)."""
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """vLLM's field."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """vLLM's field; like `temperature`, of `sample`, and in place of `search.min_p`."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0

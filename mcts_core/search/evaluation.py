@@ -64,7 +64,10 @@ class Evaluation:
         self._stop = task.stop
         self._rollouts = parameters.rollouts
         self._rollout_sampling = replace(
-            task.sampling, temperature=parameters.rollouts.temperature, logprobs=0
+            task.sampling,
+            temperature=parameters.rollouts.temperature,
+            min_p=parameters.min_p,
+            logprobs=0,
         )
         self._outbox = outbox
         self.rollouts = task.rollouts_available and parameters.rollouts.count > 0

@@ -47,7 +47,9 @@ class Expansion:
         parameters = task.parameters
         self._boundary = boundary(parameters.step)
         self._greedy = replace(task.sampling, temperature=0.0)
-        self._sampled = replace(task.sampling, temperature=parameters.temperature)
+        self._sampled = replace(
+            task.sampling, temperature=parameters.temperature, min_p=parameters.min_p
+        )
         self._likeness = Likeness(parameters.merge)
         self._redraws = parameters.merge.redraws
         self._max_option = parameters.step.max_tokens

@@ -160,6 +160,9 @@ class SearchParameters(Strict):
     temperature: Annotated[float, Field(ge=0)] = 0.8
     """Of expansion; the first child of a node is greedy. `sample`, `best_of_n` and
     `self_consistency` draw whole trajectories at the request's own temperature instead."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of expansion: tokens less likely than this share of the likeliest are no options. Drawing
+    without replacement gets to the far tail of the policy, where critics were never trained."""
     include: tuple[Literal["candidates", "root", "tree"], ...] = ()
 
     def over(self, preset: SearchParameters) -> SearchParameters:

@@ -20,6 +20,7 @@ TINY_TRUNK = TrunkPlan(steps=2, rows=8)
 TINY = Settings(
     policy=TINY_PLAN,
     refine=TINY_PLAN,
+    widen=TINY_PLAN,
     own_first_steps=30,
     rollout=TINY_PLAN,
     policy_size=TINY_SIZE,
@@ -33,6 +34,7 @@ TINY = Settings(
     rollout_traces=8,
     walks=16,
     near_misses=16,
+    searches=3,
     held_out_samples=1,
     orm_samples=1,
     measured_puzzles=3,
