@@ -178,7 +178,7 @@ class Expansion:
                 if _among(option, given):
                     node.closed = True  # it was told to avoid this one: nothing else is left
                 elif not _among(option, node.avoid):
-                    node.avoid = (*node.avoid, Sibling(option.tokens, option.draw_logprobs))
+                    node.drawn(option)
             if grown:
                 self._drop(best)
                 return grown, None
@@ -211,7 +211,7 @@ class Expansion:
     def _adopt(self, tree: Tree, node: Node, option: Option, limit: int, origin: str) -> Node:
         child = tree.add(node, option, self._end(node, option, limit), origin)
         if not _among(option, node.avoid):
-            node.avoid = (*node.avoid, Sibling(option.tokens, option.draw_logprobs))
+            node.drawn(option)
         if len(node.children) >= self._width.maximum(node):
             node.closed = True
         return child

@@ -89,6 +89,9 @@ class Width(Strict):
 
     root: Bounds = (4, 16)
     inner: Bounds = (2, 6)
+    rule: Literal["importance", "progressive"] = "importance"
+    """Between `min` and `max`: `importance` grants children by `alpha` and grows them first;
+    `progressive` lets the next one compete with those that are there (`mcts`)."""
     alpha: Annotated[float, Field(ge=0)] = 10.0
     beam: Annotated[int, Field(ge=1)] = 4
     """Beams kept by `beam`, and its draws below each; draws in each subtree's step of `dvts`."""

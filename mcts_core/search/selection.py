@@ -15,12 +15,12 @@ from mcts_core.search.parameters import Select
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.width import AdaptiveWidth
 
-Rule = Callable[[Tree, Node, float, bool], Node | None]
-"""The child of `node` with the highest bound; with the flag, solved children take part, too. None
-when there is no child to choose. Equal children: the one that was drawn first."""
+Rule = Callable[[Tree, Node, float, bool], tuple[Node | None, float]]
+"""The child of `node` with the highest bound, and that bound; with the flag, solved children take
+part, too. None when there is no child to choose. Equal children: the one that was drawn first."""
 
 
-def puct(tree: Tree, node: Node, c: float, solved: bool) -> Node | None:
+def puct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, float]:
     """`Q + c * P * sqrt(N_parent) / (1 + N)` (AlphaZero), P being `Node.prior`."""
     low = tree.low
     scale = 1.0 / (tree.high - low) if tree.high > low else 0.0
@@ -40,10 +40,10 @@ def puct(tree: Tree, node: Node, c: float, solved: bool) -> Node | None:
             bound += (child.total - low * visits) * scale / taken
         if bound > best_bound:
             best, best_bound = child, bound
-    return best
+    return best, best_bound
 
 
-def uct(tree: Tree, node: Node, c: float, solved: bool) -> Node | None:
+def uct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, float]:
     """`Q + c * sqrt(ln(N_parent) / N)` (Kocsis and Szepesvári, 2006); unvisited children first."""
     low = tree.low
     scale = 1.0 / (tree.high - low) if tree.high > low else 0.0
@@ -59,23 +59,39 @@ def uct(tree: Tree, node: Node, c: float, solved: bool) -> Node | None:
             continue
         taken = visits + child.virtual
         if not taken:
-            return child
+            return child, inf
         bound = (child.total - low * visits) * scale / taken + c * sqrt(explore / taken)
         if bound > best_bound:
             best, best_bound = child, bound
-    return best
+    return best, best_bound
 
 
-RULES: dict[str, Rule] = {"puct": puct, "uct": uct}
+def puct_unseen(node: Node, c: float) -> float:
+    """The bonus of the option that was not drawn yet: its prior is the policy's mass that no
+    sibling has taken, its visits are the draws so far."""
+    drawn = len(node.children) + node.pending
+    return c * node.unseen * sqrt(node.visits + node.virtual) / (1 + drawn)
+
+
+def uct_unseen(node: Node, c: float) -> float:
+    """The same for `uct`, which knows no priors."""
+    drawn = len(node.children) + node.pending
+    return c * sqrt(log(max(1, node.visits + node.virtual)) / (1 + drawn))
+
+
+RULES: dict[str, tuple[Rule, Callable[[Node, float], float]]] = {
+    "puct": (puct, puct_unseen),
+    "uct": (uct, uct_unseen),
+}
 
 
 class Selection:
     """Walks from the root to a node that has room for another option."""
 
-    __slots__ = ("_c", "_rule", "_width")
+    __slots__ = ("_c", "_rule", "_unseen", "_width")
 
     def __init__(self, parameters: Select, width: AdaptiveWidth) -> None:
-        self._rule = RULES[parameters.rule]
+        self._rule, self._unseen = RULES[parameters.rule]
         self._c = parameters.c
         self._width = width
 
@@ -91,12 +107,17 @@ class Selection:
         node = tree.root
         path = [node]
         absorbed: list[Node] | None = None
-        while not width.has_room(node):
+        while True:
+            room = width.has_room(node)
+            if room and width.comes_first(node):
+                break
             if absorbed is None and node.open < len(node.children):
-                preferred = rule(tree, node, c, True)
+                preferred, _ = rule(tree, node, c, True)
                 if preferred is not None and preferred.solved:
                     absorbed = [*path, preferred]
-            chosen = rule(tree, node, c, False)
+            chosen, bound = rule(tree, node, c, False)
+            if room and (chosen is None or self._new(tree, node) > bound):
+                break
             if chosen is None:
                 return None
             node = chosen
@@ -107,3 +128,12 @@ class Selection:
             tree.absorbed += 1
             backup(tree, absorbed, absorbed[-1].mean)
         return path
+
+    def _new(self, tree: Tree, node: Node) -> float:
+        """The bound of a new option below `node`: what its siblings were worth on average when
+        they were new, and the rule's bonus."""
+        bonus = self._unseen(node, self._c)
+        scored = [child.score for child in node.children if child.score is not None]
+        if not scored or tree.high <= tree.low:
+            return bonus
+        return (sum(scored) / len(scored) - tree.low) / (tree.high - tree.low) + bonus

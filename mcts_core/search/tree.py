@@ -54,6 +54,7 @@ class Node:
         "text",
         "tokens",
         "total",
+        "unseen",
         "virtual",
         "visits",
     )
@@ -107,7 +108,9 @@ class Node:
         self.draws = 0
         """Options drawn so far; the next draw's index."""
         self.avoid: tuple[Sibling, ...] = ()
-        """Options drawn already, for sampling without replacement."""
+        """Options drawn already, for sampling without replacement (`drawn`)."""
+        self.unseen = 1.0
+        """The probability mass of all others, under the distribution that is drawn from."""
         self.priors = 0.0
         """The children's likelihoods together."""
         self.importance = 0.0
@@ -139,6 +142,11 @@ class Node:
     def trajectory_likelihood(self) -> float:
         """Geometric mean of the token probabilities from the root to here, in (0, 1]."""
         return exp(self.logprob / self.length) if self.length else 1.0
+
+    def drawn(self, option: Option) -> None:
+        """Further draws avoid `option`."""
+        self.avoid = (*self.avoid, Sibling(option.tokens, option.draw_logprobs))
+        self.unseen = max(0.0, self.unseen - exp(sum(option.draw_logprobs)))
 
     def path(self) -> list[Node]:
         """The nodes from the root to here, both included."""

@@ -7,19 +7,24 @@ from mcts_core.search.tree import Node
 
 
 class AdaptiveWidth:
-    """Importance-based adaptive branching (AlphaLLM, arXiv 2404.12253).
+    """How many children a node may have, and when it gets them.
 
-    A node may have `max(min, min(floor(alpha * I) + 1, max))` children, where its importance I is
-    the largest difference between a child's score and its own. When all children are solved the
-    node may grow up to its maximum: there is nothing else to do below it.
+    `importance`: a node may have `max(min, min(floor(alpha * I) + 1, max))` children, where its
+    importance I is the largest difference between a child's score and its own (AlphaLLM, arXiv
+    2404.12253, importance-based adaptive branching), and gets them before anything below it grows.
+    When all children are solved it may grow up to its maximum: there is nothing else to do below.
+
+    `progressive`: up to its minimum a node gets its children first; from there to its maximum the
+    next one competes with those that are there, by its bound (`Selection`).
     """
 
-    __slots__ = ("_alpha", "_inner", "_root")
+    __slots__ = ("_alpha", "_inner", "_progressive", "_root")
 
     def __init__(self, parameters: Width) -> None:
         self._root = parameters.root
         self._inner = parameters.inner
         self._alpha = parameters.alpha
+        self._progressive = parameters.rule == "progressive"
 
     def maximum(self, node: Node) -> int:
         return (self._inner if node.parent is not None else self._root)[1]
@@ -39,6 +44,15 @@ class AdaptiveWidth:
         if count >= low:
             if count >= high:
                 return False
+            if self._progressive:
+                return node.open > 0 or not node.pending
             if count > self._alpha * node.importance:
                 return not (node.open or node.pending)
         return True
+
+    def comes_first(self, node: Node) -> bool:
+        """Whether the room of `node` is to be filled before anything below it grows."""
+        if not self._progressive or not node.open:
+            return True
+        low = (self._inner if node.parent is not None else self._root)[0]
+        return len(node.children) + node.pending < low

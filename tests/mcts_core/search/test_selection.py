@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from math import log, sqrt
+from typing import Literal
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_puct_is_normalised_mean_plus_prior_bonus() -> None:
         for child in (low, high)
     ]
     expected = (low, high)[bounds.index(max(bounds))]
-    assert puct(tree, root, 1.5, False) is expected
+    assert puct(tree, root, 1.5, False)[0] is expected
 
 
 def test_uct_is_normalised_mean_plus_exploration() -> None:
@@ -46,42 +47,42 @@ def test_uct_is_normalised_mean_plus_exploration() -> None:
     gap = (often.mean - rarely.mean) / (tree.high - tree.low)
     worth = sqrt(log(tree.root.visits)) * (1 / sqrt(2) - 1 / sqrt(50))
     turn = gap / worth
-    assert uct(tree, tree.root, turn * 0.99, False) is often
-    assert uct(tree, tree.root, turn * 1.01, False) is rarely
+    assert uct(tree, tree.root, turn * 0.99, False)[0] is often
+    assert uct(tree, tree.root, turn * 1.01, False)[0] is rarely
 
 
 def test_the_scale_of_a_critic_does_not_change_the_choice() -> None:
-    for rule in RULES.values():
+    for rule, _ in RULES.values():
         chosen = []
         for scale, shift in ((1.0, 0.0), (1000.0, -70.0)):
             tree = new_tree()
             children = full(tree, {"a": [0.1 * scale + shift], "b": [0.7 * scale + shift]})
             tree.low, tree.high = shift, scale + shift
-            child = rule(tree, tree.root, 1.0, False)
+            child, _ = rule(tree, tree.root, 1.0, False)
             assert child is not None
             chosen.append(children.index(child))
         assert chosen[0] == chosen[1]
 
 
-@pytest.mark.parametrize("rule", RULES.values())
+@pytest.mark.parametrize("rule", [rule for rule, _ in RULES.values()])
 def test_a_visit_in_flight_counts_as_the_worst(rule: Rule) -> None:
     tree = new_tree()
     good, fair = full(tree, {"a": [0.9, 0.9], "b": [0.8, 0.8]})
-    assert rule(tree, tree.root, 0.1, False) is good
+    assert rule(tree, tree.root, 0.1, False)[0] is good
     good.virtual = 3
-    assert rule(tree, tree.root, 0.1, False) is fair
+    assert rule(tree, tree.root, 0.1, False)[0] is fair
 
 
-@pytest.mark.parametrize("rule", RULES.values())
+@pytest.mark.parametrize("rule", [rule for rule, _ in RULES.values()])
 def test_solved_and_blocked_children_are_passed_over(rule: Rule) -> None:
     tree = new_tree()
     best, blocked, rest = full(tree, {"a": [1.0], "b": [0.9], "c": [0.1]})
     best.solved = True
     blocked.blocked = True
-    assert rule(tree, tree.root, 0.1, False) is rest
-    assert rule(tree, tree.root, 0.1, True) is best
+    assert rule(tree, tree.root, 0.1, False)[0] is rest
+    assert rule(tree, tree.root, 0.1, True)[0] is best
     rest.blocked = True
-    assert rule(tree, tree.root, 0.1, False) is None
+    assert rule(tree, tree.root, 0.1, False)[0] is None
 
 
 def test_equal_values_of_the_whole_tree_leave_the_choice_to_the_prior() -> None:
@@ -92,11 +93,32 @@ def test_equal_values_of_the_whole_tree_leave_the_choice_to_the_prior() -> None:
         child = tree.add(tree.root, option(text, logprob), None, "mcts")
         child.blocked = False
         backup(tree, [tree.root, child], 0.5)
-    assert puct(tree, tree.root, 1.0, False) is tree.root.children[1]
+    assert puct(tree, tree.root, 1.0, False)[0] is tree.root.children[1]
 
 
 def selection() -> Selection:
     return Selection(Select(c=0.1), AdaptiveWidth(Width(inner=(1, 1))))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_new_option_competes_with_those_that_are_there(name: Literal["puct", "uct"]) -> None:
+    """It is worth its siblings' mean, and less once the policy has little else to say."""
+    width = AdaptiveWidth(Width(root=(2, 9), rule="progressive"))
+    selection = Selection(Select(rule=name, c=0.2), width)
+    tree = new_tree()
+    good, bad = full(tree, {"a": [0.9], "b": [0.1]})
+    tree.root.closed = False
+    good.score, bad.score = 0.9, 0.1
+    path = selection.select(tree)
+    assert path is not None
+    assert path[:2] == [tree.root, good]
+    for _ in range(8):
+        backup(tree, [tree.root, good], 0.1)  # it has disappointed
+    assert selection.select(tree) == [tree.root]
+    good.score = bad.score = 0.1
+    tree.root.unseen = 0.0
+    if name == "puct":
+        assert selection.select(tree) != [tree.root]
 
 
 def test_a_preferred_terminal_absorbs_a_visit_and_the_path_goes_elsewhere() -> None:

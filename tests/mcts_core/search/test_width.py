@@ -38,6 +38,31 @@ def test_a_node_whose_children_are_all_solved_may_grow_to_its_maximum() -> None:
     assert not width.has_room(tree.root)
 
 
+@given(
+    bounds=st.tuples(st.integers(1, 8), st.integers(0, 8)),
+    children=st.integers(0, 16),
+    pending=st.integers(0, 16),
+    importance=st.floats(0, 2),
+)
+def test_progressive_width_goes_by_its_bounds_alone(
+    bounds: tuple[int, int], children: int, pending: int, importance: float
+) -> None:
+    low, high = bounds[0], bounds[0] + bounds[1]
+    width = AdaptiveWidth(Width(root=(low, high), rule="progressive"))
+    root = new_tree().root
+    root.children = [root] * children
+    root.open = children
+    root.pending = pending
+    root.importance = importance
+    count = children + pending
+    if children:
+        assert width.has_room(root) == (count < max(low, high))
+        assert width.comes_first(root) == (count < low)
+    else:  # nothing else can be done; but draws in flight beyond the minimum are waited for
+        assert width.comes_first(root)
+        assert width.has_room(root) == (count < low or (count < high and not pending))
+
+
 def test_a_node_wants_what_it_lacks_to_its_minimum_or_else_one() -> None:
     width = AdaptiveWidth(Width(root=(4, 8), inner=(2, 3)))
     tree = new_tree()
