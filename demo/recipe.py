@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from critics.head import Head, card_of, save_head
-from demo.card import compare, figures, write_card
+from demo.card import NOISE, compare, figures, write_card
 from demo.corpus import Corpus, Mixture, Part, multisets
 from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy
@@ -237,7 +237,7 @@ class Recipe:
         policy, tokenizer = self._model("policy"), self._tokenizer()
         place = (self._work / "scouts", policy, tokenizer)
         traces = searched_traces(*place, puzzles, self._seed, s.temperature)
-        _log.info("searched: %d traces", len(traces))
+        self._note("searched", {"searches": len(puzzles), "leaves": len(traces)})
         self._keep("searched", traces)
 
     def _keep(self, name: str, traces: Sequence[Trace]) -> None:
@@ -275,19 +275,23 @@ class Recipe:
             trunk.save_pretrained(self._out / kind)
 
     def _outcome_critic(self) -> None:
-        """A trunk of its own that starts as a copy of the policy's; beside it, to compare, a head
-        on the policy's hidden states."""
+        """A head on the policy's hidden states, and a trunk of its own that starts as a copy of the
+        policy's; ships the head unless the trunk ranks the policy's samples clearly better."""
         policy = self._model("policy")
         names = (*_SAMPLES["orm"], "searched")
         traces = [trace for name in names for trace in self._traces(name)]
         head = self._head(policy, "orm", names)
-        save_head(head, card_of(head, "orm", "policy"), self._work / "orm-head")
         trunk = prefix_of(policy, self._settings.orm_layers)
         own = copy.deepcopy(head)
         taken = fine_tune(trunk, own, traces, outcome, self._seed, self._settings.orm_trunk)
-        trunk.save_pretrained(self._out / "orm")
-        save_head(own, card_of(own, "orm", "own"), self._out / "orm")
-        self._note("orm", {"own_steps": taken, **self._outcome_figures(policy, trunk, own, head)})
+        found = self._outcome_figures(policy, trunk, own, head)
+        ours, theirs = (found[f"{kind} on policy"]["auc"] for kind in ("policy", "own"))
+        choice: Literal["policy", "own"] = "own" if theirs > ours + NOISE else "policy"
+        best = head if choice == "policy" else own
+        save_head(best, card_of(best, "orm", choice), self._out / "orm")
+        if choice == "own":
+            trunk.save_pretrained(self._out / "orm")
+        self._note("orm", {"own_steps": taken, "shipped": choice, **found})
 
     def _head(self, policy: LlamaForCausalLM, kind: Kind, names: Sequence[str]) -> Head:
         """A head on the policy's hidden states, fitted on the traces `names`."""
@@ -302,11 +306,11 @@ class Recipe:
 
     def _outcome_figures(
         self, policy: LlamaForCausalLM, trunk: LlamaModel, own: Head, head: Head
-    ) -> dict[str, object]:
+    ) -> dict[str, dict[str, float]]:
         s, tests = self._settings, self._held_out_puzzles()
         repeated = [puzzle for puzzle in tests for _ in range(s.orm_samples)]
         models = {"policy": (policy, repeated), "rollout": (self._model("rollout"), repeated)}
-        found: dict[str, object] = {}
+        found: dict[str, dict[str, float]] = {}
         for name, (model, puzzles) in models.items():
             traces = sample_traces(model, self._tokenizer(), puzzles, self._seed + 3, 1.0)
             for kind, body, top in (("own", trunk, own), ("policy", policy.model, head)):

@@ -94,9 +94,8 @@ ANSWER = "Answer: (13 - 9) * (10 - 4) = 24"
 def outcome_score(completion: str) -> float:
     """The shipped ORM's score of a completion of `Use 4 9 10 13 to make 24.`"""
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "policy")
-    trunk = AutoModel.from_pretrained(ROOT / "orm").eval()
     head, card = load_head(ROOT / "orm")
-    assert card.trunk == "own"
+    trunk = AutoModel.from_pretrained(ROOT / ("policy" if card.trunk == "policy" else "orm")).eval()
     text = f"Use 4 9 10 13 to make 24.\n{completion}</s>"
     ids = tokenizer(text, return_tensors="pt")["input_ids"]
     assert ids[0, -1] == EOS_ID
@@ -108,7 +107,6 @@ def test_the_orm_accepts_a_right_trajectory_and_refuses_false_steps() -> None:
     assert outcome_score(FALSE_SUM + "Answer: (13 + 9) + (10 - 4) = 24") < 0.5
 
 
-@pytest.mark.xfail(reason="known limit: the ORM reads the steps, hardly the answer", strict=True)
 def test_the_orm_refuses_a_wrong_answer_after_right_steps() -> None:
     assert outcome_score(RIGHT + "Answer: (13 - 9) * (10 - 6) = 24") < 0.5
 
