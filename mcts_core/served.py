@@ -16,9 +16,10 @@ import torch
 from critics.card import CriticCard, CriticError
 from critics.head import Head, load_head
 from mcts_core.engine.engine import Engine
-from mcts_core.engine.jobs import POLICY, ROLLOUT, Jobs
+from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
+from mcts_core.engine.seating import POLICY, ROLLOUT, Seating
 from mcts_core.engine.session import Session
 from mcts_core.models.load import end_tokens, load_resident
 from mcts_core.models.manifest import Manifest, ManifestError
@@ -254,7 +255,7 @@ def load(
     vocabulary = residents[POLICY].vocabulary
     context = residents[POLICY].context_length
     jobs = Jobs(
-        residents,
+        Seating(residents, context),
         {critic: POLICY if card.trunk == "policy" else critic for critic, card in cards.items()},
         tokenizer,
         end_tokens=end_tokens(policy) | tokenizer.end_tokens,

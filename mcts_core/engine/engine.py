@@ -52,6 +52,7 @@ class Engine:
     ) -> None:
         self._residents = dict(residents)
         self._jobs = jobs
+        self._seating = jobs.seating
         self._schedulers = {name: scheduler() for name in residents}
         self._threads = threads
         self._clock = clock
@@ -136,7 +137,7 @@ class Engine:
         self._take_inbox()
         self._expire(began)
         progress = self._deliver()
-        if not self._jobs.runs and not self._jobs.scores:
+        if not self._seating.runs and not self._jobs.scores:
             self._send_events()
             return progress
         drawn = self._draw()
@@ -188,7 +189,7 @@ class Engine:
         for name in self._residents:
             waiting: list[tuple[Run, Decode]] = [
                 (run, run.decode)
-                for run in self._jobs.runs
+                for run in self._seating.runs
                 if run.model == name and run.decode is not None and run.decode.logits is not None
             ]
             if not waiting:
@@ -207,7 +208,7 @@ class Engine:
                 end = at + len(decode.draws)
                 self._take(run, decode, drawn[at:end])
                 at = end
-        self._jobs.sweep()
+        self._seating.sweep()
         return total
 
     def _take(self, run: Run, decode: Decode, drawn: Sequence[Drawn | None]) -> None:
@@ -215,18 +216,18 @@ class Engine:
         by_token: dict[int, tuple[Drawn, list[int]]] = {}
         for draw, found in zip(decode.draws, drawn, strict=True):
             if found is None:
-                self._jobs.fail(run, Failed("numeric", "the model's logits are not finite"))
+                self._seating.fail(run, Failed("numeric", "the model's logits are not finite"))
                 return
             by_token.setdefault(found.logprob.token, (found, []))[1].append(draw)
         first, *others = by_token.values()
         parting = [(run.split(tuple(draws)), found) for found, draws in others]
-        self._jobs.runs.extend(other for other, _ in parting)
+        self._seating.runs.extend(other for other, _ in parting)
         for each, found in ((run, first[0]), *parting):
             assert each.decode is not None
             try:
                 each.tokens.append(each.decode.take(found))
             except StepRuleTooSlow as error:
-                self._jobs.fail(each, Failed("internal", str(error)))
+                self._seating.fail(each, Failed("internal", str(error)))
                 continue
             if each.decode.finish is not None and not each.compute_last:
                 each.settle()
@@ -235,7 +236,7 @@ class Engine:
         """One forward of one model; returns the number of tokens computed."""
         copies: Copies = []
         batch: list[tuple[Run, Rows]] = []
-        mine = [run for run in self._jobs.runs if run.model == name]
+        mine = [run for run in self._seating.runs if run.model == name]
         for run, count in self._schedulers[name].pick(mine):
             start = run.branch.length
             try:
@@ -252,8 +253,8 @@ class Engine:
         except Exception as error:
             _log.exception("forward failed", model=name)
             for run, _ in batch:
-                self._jobs.fail(run, Failed("internal", f"the model's step failed: {error}"))
-            self._jobs.sweep()
+                self._seating.fail(run, Failed("internal", f"the model's step failed: {error}"))
+            self._seating.sweep()
             return 0
         hidden = computed.hidden.unbind(0)
         logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
@@ -267,8 +268,8 @@ class Engine:
             if all(finite[at:end]):
                 run.computed(rows.start, rows.ends, hidden[at:end], logits[at:end])
             else:
-                self._jobs.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
-        self._jobs.sweep()
+                self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
+        self._seating.sweep()
         return sum(len(rows.tokens) for _, rows in batch)
 
     def _score(self) -> bool:
@@ -369,8 +370,8 @@ class Engine:
 
         run = max(reversed(stalled), key=held)
         message = f"the KV pool of {run.model!r} is full"
-        self._jobs.fail(run, Failed("kv_exhausted", message))
-        self._jobs.sweep()
+        self._seating.fail(run, Failed("kv_exhausted", message))
+        self._seating.sweep()
 
     def _send_events(self) -> None:
         for session in tuple(self._sessions):

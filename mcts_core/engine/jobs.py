@@ -15,14 +15,12 @@ import torch
 
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.pending import Pending, WorkFailed
-from mcts_core.engine.resident import Resident
 from mcts_core.engine.run import Run
+from mcts_core.engine.seating import POLICY, RELEASED, ROLLOUT, Seating
 from mcts_core.engine.session import Job, Session, Steps
 from mcts_core.engine.state import NodeState, Seat
 from mcts_core.engine.text import Decoder
-from mcts_core.kv.branch import Branch
 from mcts_core.search.work import (
-    Account,
     Boundary,
     Extend,
     Extended,
@@ -38,17 +36,12 @@ from mcts_core.search.work import (
     Scored,
     Sibling,
     State,
-    Tally,
     Work,
 )
 
 _log = structlog.get_logger(__name__)
 
 _TO_THE_END = Boundary()
-_RELEASED = Failed("internal", "the state was released while it was in use")
-
-POLICY = "policy"
-ROLLOUT = "rollout"
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +64,7 @@ class Jobs:
 
     def __init__(
         self,
-        residents: Mapping[str, Resident],
+        seating: Seating,
         critics: Mapping[str, str],
         decoder: Decoder,
         *,
@@ -81,14 +74,13 @@ class Jobs:
     ) -> None:
         """`critics` maps a critic to the model whose hidden states it reads. `boundary_tokens`
         maps a string of one character to all tokens that contain it."""
-        self._residents = residents
+        self.seating = seating
         self._critics = critics
         self._decoder = decoder
         self._end_tokens = end_tokens
         self._boundary_tokens = boundary_tokens
         self._context_length = context_length
         self._awake: deque[Job] = deque()
-        self.runs: list[Run] = []
         self.scores: list[HeadScore] = []
 
     def submit(self, session: Session, work: Work) -> None:
@@ -142,23 +134,9 @@ class Jobs:
                 found.append((job.work, Extended(options, job.cost)))
         return found
 
-    def fail(self, run: Run, failed: Failed) -> None:
-        """Gives a run up: its blocks are cleaned and returned, and those who wait for it hear."""
-        self._residents[run.model].scrub(run.branch)
-        run.branch.release()
-        for seat in run.seats:
-            if not seat.settled:
-                seat.released = True
-                seat.settle(failed)
-        run.settle(failed)
-
-    def sweep(self) -> None:
-        """Forgets the runs that are settled."""
-        self.runs = [run for run in self.runs if not run.settled]
-
     def drop(self, session: Session) -> None:
         """Forgets everything of a request."""
-        self.runs = [run for run in self.runs if run.job.session is not session]
+        self.seating.drop(session)
         self.scores = [score for score in self.scores if score.session is not session]
         self._awake = deque(job for job in self._awake if job.session is not session)
 
@@ -199,7 +177,7 @@ class Jobs:
 
     def _open(self, job: Job, work: Open) -> Steps:
         state = NodeState(list(work.tokens), None, len(work.tokens))
-        yield [self._seat(job, state, POLICY)]
+        yield [self.seating.seat(job, state, POLICY)]
         (scores,) = yield from self._scores(job, [state], work.critics)
         return Opened(state, scores, job.cost)
 
@@ -216,7 +194,7 @@ class Jobs:
             siblings=work.siblings,
             stream=work.stream,
         )
-        run = self._continue(job, parent, parent.seats[POLICY], POLICY, decode)
+        run = self.seating.extend(job, parent, parent.seats[POLICY], POLICY, decode)
         job.runs = run.family
         runs = yield from self._all(run)
         states = [self._settled(run, parent) for run in runs]
@@ -239,9 +217,9 @@ class Jobs:
         except WorkFailed as error:
             for member in family:
                 if not member.settled:
-                    self.fail(member, error.failed)
+                    self.seating.fail(member, error.failed)
                 member.branch.release()
-            self.sweep()
+            self.seating.sweep()
             raise
         return sorted(family, key=lambda member: member.decode.draws if member.decode else ())
 
@@ -256,10 +234,10 @@ class Jobs:
     def _rollout(self, job: Job, work: Rollout) -> Steps:
         parent = _node(work.state)
         self._catch_up(job, parent, work.critics)
-        seat = self._seat(job, parent, ROLLOUT)
+        seat = self.seating.seat(job, parent, ROLLOUT)
         yield [seat]
         decode = self._decode(job, parent, work, draws=(work.key[1],))
-        run = self._continue(job, parent, seat, ROLLOUT, decode, compute_last=False)
+        run = self.seating.extend(job, parent, seat, ROLLOUT, decode, compute_last=False)
         yield [run]
         assert decode.finish is not None
         state = NodeState(run.tokens, parent, parent.prompt_length)
@@ -276,7 +254,7 @@ class Jobs:
         pays for it, and in what pieces it is computed, is then a matter of the order in which
         work was asked for, and not of which work is done first."""
         for model in dict.fromkeys(self._critics[critic] for critic in critics):
-            self._seat(job, state, model)
+            self.seating.seat(job, state, model)
 
     def _score(self, job: Job, work: Score) -> Steps:
         (scores,) = yield from self._scores(job, [_node(work.state)], work.critics)
@@ -288,7 +266,10 @@ class Jobs:
         """The critics' scores of states: each reads its own model's hidden state there."""
         models = {critic: self._critics[critic] for critic in critics}
         seats = [
-            {model: self._seat(job, state, model) for model in dict.fromkeys(models.values())}
+            {
+                model: self.seating.seat(job, state, model)
+                for model in dict.fromkeys(models.values())
+            }
             for state in states
         ]
         yield [seat for own in seats for seat in own.values()]
@@ -299,7 +280,7 @@ class Jobs:
                 if critic in seat.scores:
                     continue
                 if seat.hidden is None:
-                    raise WorkFailed(_RELEASED)
+                    raise WorkFailed(RELEASED)
                 score = HeadScore(
                     session=job.session,
                     seat=seat,
@@ -313,96 +294,6 @@ class Jobs:
         return [
             {critic: own[model].scores[critic] for critic, model in models.items()} for own in seats
         ]
-
-    def _seat(self, job: Job, state: NodeState, model: str) -> Seat:
-        """The state's seat in a model; if it has none, a run is begun that computes what is
-        missing since the nearest ancestor that has one, and seats those on the way as well."""
-        known = state.seats.get(model)
-        if known is not None and known.failure is None:
-            return known
-        if state.released:
-            raise WorkFailed(_RELEASED)
-        limit = self._residents[model].context_length
-        if model not in (POLICY, ROLLOUT) and len(state.tokens) > limit:
-            message = f"{model}: the context of {limit} tokens is full"
-            raise WorkFailed(Failed("critic_error", message))
-        path: list[NodeState] = []
-        base: Seat | None = None
-        for ancestor in state.ancestry():
-            base = ancestor.seats.get(model)
-            if base is not None and not base.released:
-                break
-            base = None
-            path.append(ancestor)
-        # Nobody comes back to a released state on the way.
-        path = [ancestor for ancestor in reversed(path) if not ancestor.released]
-        seats = [Seat(length=len(missing.tokens)) for missing in path]
-        for missing, seat in zip(path, seats, strict=True):
-            missing.seats[model] = seat
-        run = Run(
-            job=job,
-            model=model,
-            branch=Branch(self._residents[model].pool, job.session.ledger),
-            tokens=state.tokens,
-            tally=_tally(job.session.account, model),
-            seats=seats,
-        )
-        if base is None:
-            self.runs.append(run)
-        else:
-            self._after(base, run)
-        return seats[-1]
-
-    def _after(self, base: Seat, run: Run) -> None:
-        """Begins a run on top of a seat, as soon as that is computed."""
-
-        def begin() -> None:
-            if base.failure is not None:
-                self.fail(run, base.failure)
-            elif base.branch is None:
-                self.fail(run, _RELEASED)
-            elif not run.job.session.ended:
-                run.branch.release()
-                run.branch = base.branch.fork()
-                run.tally.cached += run.branch.length
-                self.runs.append(run)
-
-        if base.settled:
-            begin()
-        else:
-            base.waiters.append(begin)
-
-    def _continue(
-        self,
-        job: Job,
-        parent: NodeState,
-        seat: Seat,
-        model: str,
-        decode: Decode,
-        *,
-        compute_last: bool = True,
-    ) -> Run:
-        """Begins a run that draws an option after `parent`."""
-        if seat.branch is None:
-            raise WorkFailed(_RELEASED)
-        if len(parent.tokens) >= self._context_length:
-            message = f"the model's context of {self._context_length} tokens is full"
-            raise WorkFailed(Failed("context_length", message))
-        run = Run(
-            job=job,
-            model=model,
-            branch=seat.branch.fork(),
-            tokens=list(parent.tokens),
-            tally=_tally(job.session.account, model),
-            decode=decode,
-            compute_last=compute_last,
-            prompt_length=parent.prompt_length,
-        )
-        run.family.append(run)
-        run.tally.cached += run.branch.length
-        decode.logits = seat.logits
-        self.runs.append(run)
-        return run
 
     def _decode(
         self,
@@ -463,9 +354,3 @@ def _option(run: Run, state: NodeState, scores: Mapping[str, float]) -> Option:
         scores=scores,
         draws=decode.draws,
     )
-
-
-def _tally(account: Account, model: str) -> Tally:
-    if model == POLICY:
-        return account.policy
-    return account.rollout if model == ROLLOUT else account.critics

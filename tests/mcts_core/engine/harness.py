@@ -14,6 +14,7 @@ from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
+from mcts_core.engine.seating import Seating
 from mcts_core.engine.session import Session
 from mcts_core.query import Event
 from mcts_core.search.search import SearchFailed, SearchResult
@@ -85,7 +86,7 @@ class Running:
             "orm": seat(make("qwen3", language_head=False), heads={"orm": heads["orm"]}, **size),
         }
         jobs = Jobs(
-            self.residents,
+            Seating(self.residents, 256),
             CRITICS,
             Letters(),
             end_tokens=frozenset({END_TOKEN}),
