@@ -65,6 +65,9 @@ class PoolGauge:
     free: int
     held: int
     cached: int
+    """Nobody refers to them; they hold beginnings of prompts that may come again."""
+    found_tokens: int
+    """Tokens whose KV was found by their prompt's beginning, since the start."""
 
 
 @dataclass(frozen=True, slots=True)

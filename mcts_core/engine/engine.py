@@ -18,6 +18,7 @@ import torch
 
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.jobs import Jobs
+from mcts_core.engine.preemption import Preemption
 from mcts_core.engine.resident import Resident, Rows
 from mcts_core.engine.run import Run
 from mcts_core.engine.sampler import Draw, Drawn, sample
@@ -33,6 +34,9 @@ from mcts_core.search.work import Failed, Outcome, Release, Work
 _log = structlog.get_logger(__name__)
 _IDLE_SECONDS = 0.5
 """How often the idle engine comes round, for its heartbeat and its sessions' deadlines."""
+
+_ROUNDS = 64
+"""Times that searches are asked for more work within a step, while their work needs no model."""
 
 
 class Engine:
@@ -53,6 +57,7 @@ class Engine:
         self._residents = dict(residents)
         self._jobs = jobs
         self._seating = jobs.seating
+        self._preemption = Preemption(jobs.seating)
         self._schedulers = {name: scheduler() for name in residents}
         self._threads = threads
         self._clock = clock
@@ -62,6 +67,7 @@ class Engine:
         self._gate = threading.Lock()
         """Held to close, and to check that it is open and go through."""
         self._sessions: dict[Session, None] = {}
+        self._begun = 0
         self._delivery: deque[tuple[Job, Outcome]] = deque()
         self._steps = 0
         self._step_seconds = 0.0
@@ -99,8 +105,9 @@ class Engine:
     def gauges(self) -> EngineGauges:
         pools: dict[str, PoolGauge] = {}
         for name, resident in self._residents.items():
-            total, free = resident.pool.total - resident.pool.pinned, resident.pool.free
-            pools[name] = PoolGauge(total, free, total - free, 0)
+            pool = resident.pool
+            total, free, cached = pool.total - pool.pinned, pool.free, pool.cached
+            pools[name] = PoolGauge(total, free, total - free - cached, cached, pool.found_tokens)
         return EngineGauges(
             waiting=sum(1 for kind, _ in tuple(self._inbox) if kind == "begin"),
             running=len(self._sessions),
@@ -137,7 +144,9 @@ class Engine:
         self._take_inbox()
         self._expire(began)
         progress = self._deliver()
-        if not self._seating.runs and not self._jobs.scores:
+        if self._seating.parked:
+            self._preemption.resume()
+        if not self._seating.runs and not self._seating.parked and not self._jobs.scores:
             self._send_events()
             return progress
         drawn = self._draw()
@@ -149,8 +158,8 @@ class Engine:
         progress = self._score() or progress or rows > 0
         taking_part = tuple(self._sessions)
         progress = self._deliver() or progress
-        if not progress and stalled:
-            self._relieve(stalled)
+        if stalled or self._seating.parked:
+            self._preemption.relieve(self._sessions, stalled, progress=progress)
         seconds = self._clock() - began
         for session in taking_part:
             session.account.model_seconds += seconds
@@ -166,6 +175,7 @@ class Engine:
             kind, session = self._inbox.popleft()
             if kind == "begin":
                 session.begun = self._clock()
+                session.place, self._begun = self._begun, self._begun + 1
                 self._sessions[session] = None
                 self._guarded(session, session.search.start)
             elif not session.ended:
@@ -237,15 +247,22 @@ class Engine:
         copies: Copies = []
         batch: list[tuple[Run, Rows]] = []
         mine = [run for run in self._seating.runs if run.model == name]
-        for run, count in self._schedulers[name].pick(mine):
-            start = run.branch.length
+
+        def admit(run: Run, count: int) -> bool:
             try:
-                copies += run.branch.grow(count)
+                copies.extend(run.branch.grow(count))
             except KVExhausted:
-                stalled.append(run)
-                continue
+                if not self._preemption.make_room(self._sessions, run, count):
+                    stalled.append(run)
+                    return False
+                copies.extend(run.branch.grow(count))
+            return True
+
+        for run, count in self._schedulers[name].pick(mine, admit):
+            start = run.branch.length - count
             tokens = run.tokens[start : start + count]
-            batch.append((run, Rows(run.branch, tokens, start, run.wanted(start, count))))
+            wanted = run.wanted(start, count)
+            batch.append((run, Rows(run.branch, tokens, start, wanted, run.stretches)))
         if not batch:
             return 0
         try:
@@ -264,7 +281,7 @@ class Engine:
             count, at = len(rows.tokens), end
             end += len(rows.ends)
             run.tally.computed += count
-            run.job.cost += count
+            run.charge(rows.start + count)
             if all(finite[at:end]):
                 run.computed(rows.start, rows.ends, hidden[at:end], logits[at:end])
             else:
@@ -292,18 +309,22 @@ class Engine:
         return bool(waiting)
 
     def _deliver(self) -> bool:
-        """Advances the jobs whose waits are over, and hands their outcomes to the searches."""
+        """Advances the jobs whose waits are over, and hands their outcomes to the searches. What
+        these then ask for may be there at once, and they may ask again; who does so for ever lets
+        the others have their step in between."""
         moved = False
-        while True:
+        for _ in range(_ROUNDS):
             self._delivery.extend(self._jobs.advance())
             if not self._delivery:
-                return moved
+                break
             moved = True
-            job, outcome = self._delivery.popleft()
-            session = job.session
-            session.jobs.pop(job, None)
-            if not session.ended:
-                self._guarded(session, partial(session.search.deliver, job.work, outcome))
+            for _ in range(len(self._delivery)):
+                job, outcome = self._delivery.popleft()
+                session = job.session
+                session.jobs.pop(job, None)
+                if not session.ended:
+                    self._guarded(session, partial(session.search.deliver, job.work, outcome))
+        return moved
 
     def _guarded(self, session: Session, call: Callable[[], Sequence[Work]]) -> None:
         """Lets a search decide. Its error is its own: the request fails, the others go on."""
@@ -358,20 +379,7 @@ class Engine:
         session.ended = True
         self._sessions.pop(session, None)
         self._jobs.drop(session)
-        session.ledger.release_all()
-
-    def _relieve(self, stalled: Sequence[Run]) -> None:
-        """Nothing can move because a pool is full: the newest run of the request that holds the
-        most of that pool gives up its blocks, and its search hears of it."""
-
-        def held(run: Run) -> int:
-            pool = self._residents[run.model].pool
-            return run.job.session.ledger.by_pool.get(pool, 0)
-
-        run = max(reversed(stalled), key=held)
-        message = f"the KV pool of {run.model!r} is full"
-        self._seating.fail(run, Failed("kv_exhausted", message))
-        self._seating.sweep()
+        session.release()
 
     def _send_events(self) -> None:
         for session in tuple(self._sessions):

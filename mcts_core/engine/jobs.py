@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import assert_never
 
 import structlog
@@ -81,11 +82,12 @@ class Jobs:
         self._boundary_tokens = boundary_tokens
         self._context_length = context_length
         self._awake: deque[Job] = deque()
+        self._places = count()
         self.scores: list[HeadScore] = []
 
     def submit(self, session: Session, work: Work) -> None:
         """Begins a piece of work; what it computes is in the next step's batch."""
-        job = Job(session, work)
+        job = Job(session, work, next(self._places))
         session.jobs[job] = None
         match work:
             case Open():
@@ -177,6 +179,7 @@ class Jobs:
 
     def _open(self, job: Job, work: Open) -> Steps:
         state = NodeState(list(work.tokens), None, len(work.tokens))
+        job.session.states.add(state)
         yield [self.seating.seat(job, state, POLICY)]
         (scores,) = yield from self._scores(job, [state], work.critics)
         return Opened(state, scores, job.cost)
@@ -225,10 +228,10 @@ class Jobs:
 
     def _settled(self, run: Run, parent: NodeState) -> NodeState:
         """The state that a decoding run has come to."""
-        assert run.hidden is not None
+        assert run.seat is not None
         state = NodeState(run.tokens, parent, parent.prompt_length)
-        state.seats[POLICY] = seat = Seat(length=len(run.tokens))
-        seat.occupy(run.branch, run.hidden, run.logits)
+        state.seats[POLICY] = run.seat
+        run.job.session.states.add(state)
         return state
 
     def _rollout(self, job: Job, work: Rollout) -> Steps:
