@@ -178,6 +178,7 @@ class ServedModel:
             search=search,
             account=account,
             listener=listen,
+            cache_salt=query.cache_salt,
             submitted=now,
             deadline=None if limit is None else now + limit / 1000,
         )
@@ -201,13 +202,15 @@ def load(
     block_size: int = 16,
     threads: int | None = None,
     max_batch_rows: int = 2048,
+    prefix_cache: bool = True,
     on_progress: Progress | None = None,
 ) -> ServedModel:
     """Loads a served model from a local folder and starts its engine; blocks until it is ready.
 
     `pool_tokens` is the size of each model's KV pool in tokens. `max_batch_rows` bounds the tokens
-    of one forward. `threads` is by default 1 for small models, else the largest power of two
-    within the cores: work is then cut at whole vector registers, which keeps results repeatable.
+    of one forward. `prefix_cache` keeps prompts' KV for later ones. `threads` is by default 1 for
+    small models, else the largest power of two within the cores: work is then cut at whole vector
+    registers, which keeps results repeatable.
     Raises `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or `ValueError`, each with a
     message for the person who starts the server.
     """
@@ -255,7 +258,7 @@ def load(
     vocabulary = residents[POLICY].vocabulary
     context = residents[POLICY].context_length
     jobs = Jobs(
-        Seating(residents, context),
+        Seating(residents, context, prefix_cache=prefix_cache),
         {critic: POLICY if card.trunk == "policy" else critic for critic, card in cards.items()},
         tokenizer,
         end_tokens=end_tokens(policy) | tokenizer.end_tokens,

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from mcts_core.engine.run import Run
 from mcts_core.engine.seating import Seating
 from mcts_core.engine.session import Session
+from mcts_core.kv.blocks import BlockPool
+from mcts_core.kv.branch import Branch
 from mcts_core.search.work import Failed
 
 
@@ -30,14 +32,8 @@ class Preemption:
         enough."""
         pool = run.branch.pool
         while run.branch.missing(count) > pool.available:
-            idle = [
-                branch
-                for session in sessions
-                for branch in session.ledger.branches
-                if branch.pool is pool and branch.give_up is not None
-            ]
             freed = False
-            for branch in sorted(idle, key=lambda branch: branch.used):
+            for branch in _idle(sessions, pool):
                 if branch.give_up is not None and branch.frees():
                     branch.give_up()
                     freed = True
@@ -63,8 +59,8 @@ class Preemption:
     def relieve(
         self, sessions: Iterable[Session], stalled: Sequence[Run], *, progress: bool
     ) -> None:
-        """At the end of a step. Where nothing moves, the newest run that holds blocks gives way
-        to the oldest; if there is none, the oldest has the pool to itself, and begins or fails."""
+        """At the end of a step. Where nothing moves, the newest run that holds blocks gives way, in
+        the end the oldest itself; then that has the pool to itself, and begins again or fails."""
         self._pressed = {run.model for run in stalled}
         if progress:
             return
@@ -77,7 +73,9 @@ class Preemption:
             holding = [run for run in waiting[1:] if run.branch.blocks]
             if holding:
                 self._park(holding[-1])
-            elif first not in self._seating.parked or not self._alone(sessions, first):
+            elif first.branch.blocks:
+                self._park(first)
+            elif not self._alone(sessions, first):
                 self._seating.fail(
                     first, Failed("kv_exhausted", f"the KV pool of {model!r} is full")
                 )
@@ -97,8 +95,26 @@ class Preemption:
         self._seating.runs.append(run)
 
     def _alone(self, sessions: Iterable[Session], run: Run) -> bool:
+        """Begins a run that has the pool to itself; False if even so it does not fit."""
         self._seating.attach(run)
         if not self.make_room(sessions, run, run.remaining):
-            return False
-        self._unpark(run)
+            # What is left shares the run's blocks; the last of them is then its own to write to.
+            for branch in _idle(sessions, run.branch.pool):
+                if branch.give_up is not None:
+                    branch.give_up()
+            if run.branch.missing(run.remaining) > run.branch.pool.available:
+                return False
+        if run in self._seating.parked:
+            self._unpark(run)
         return True
+
+
+def _idle(sessions: Iterable[Session], pool: BlockPool) -> list[Branch]:
+    """The branches that can be given up, the coldest first."""
+    branches = (
+        branch
+        for session in sessions
+        for branch in session.ledger.branches
+        if branch.pool is pool and branch.give_up is not None
+    )
+    return sorted(branches, key=lambda branch: branch.used)

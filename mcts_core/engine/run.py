@@ -72,9 +72,11 @@ class Run(Pending):
         return self.origin.prompt_length
 
     def charge(self, end: int) -> None:
-        """The tokens before position `end` have been come by."""
+        """The tokens before position `end` are there. Each is paid for once, however it was come
+        by: a budget must not depend on what other requests have left or taken."""
         if end > self.charged:
             self.job.cost += end - self.charged
+            self.job.session.account.spent += end - self.charged
             self.charged = end
 
     @property

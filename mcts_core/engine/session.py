@@ -71,9 +71,7 @@ class Job:
     place: int
     """In the order in which the engine's jobs were begun."""
     cost: int = 0
-    """Tokens that it took of all models, however they were come by: those of a prompt that was
-    found are counted, those that were computed again after their KV was evicted are not. A budget
-    must not depend on what other requests do."""
+    """Tokens of all models that it is charged for; see `Account.spent`."""
     steps: Steps | None = None
     waits: Sequence[Pending] = ()
     """What it waits for now."""

@@ -90,7 +90,8 @@ def test_four_trees_in_a_pool_for_one_all_end_and_are_those_that_had_room(share:
     plans = [bushy(outcomes, seed, LONG[seed:]) for seed, outcomes in enumerate(found)]
     answers = tight.run(*plans)
     assert all(isinstance(answer, list) for answer in answers), answers
-    computed = sum(answer[-1].account.spent for answer in answers)
+    accounts = [answer[-1].account for answer in answers]
+    computed = sum(a.policy.computed + a.rollout.computed + a.critics.computed for a in accounts)
     assert computed > sum(getattr(outcome, "spent", 0) for each in found for outcome in each)
     for outcomes, reference in zip(found, expected, strict=True):
         assert facts(outcomes) == facts(reference)
@@ -107,32 +108,43 @@ def test_work_computed_twice_is_paid_for_once_and_counted_twice() -> None:
     ((*_, reply),) = tight.run(bushy(again, 1))
     paid = sum(getattr(outcome, "spent", 0) for outcome in again)
     assert paid == sum(getattr(outcome, "spent", 0) for outcome in outcomes)
-    assert reply.account.spent > paid
+    account = reply.account
+    assert account.spent == paid
+    assert account.policy.computed + account.rollout.computed + account.critics.computed > paid
     tight.idle()
     tight.close()
 
 
-def test_only_a_path_that_does_not_fit_an_empty_pool_is_told_so() -> None:
-    small = Running(blocks=24)
-    heard: list[Outcome] = []
+@pytest.mark.parametrize("blocks", range(24, 28))
+def test_only_a_path_that_does_not_fit_an_empty_pool_is_told_so(blocks: int) -> None:
+    """And then it is, whatever else is in the pool."""
+    small = Running(blocks=blocks)
+    heard: list[list[Outcome]] = [[], [], []]
     beside: list[Outcome] = []
 
-    def too_long() -> Plan:
+    def too_long(into: list[Outcome]) -> Plan:
         (root,) = yield [Open(LONG)]
         assert isinstance(root, Opened)
-        heard.extend((yield [Extend(root.state, HOT, (0, 0), Boundary(), 40)]))
-        heard.extend((yield [Extend(root.state, HOT, (0, 1), Boundary(), 8)]))
+        for most in (8, 40, 22, 9):
+            into.extend((yield [Extend(root.state, HOT, (0, most), Boundary(), most)]))
 
     def fits() -> Plan:
         (root,) = yield [Open(LONG[:30])]
         assert isinstance(root, Opened)
         beside.extend((yield [Extend(root.state, HOT, (0, n), Boundary(), 40) for n in range(6)]))
 
-    answers = small.run(fits(), too_long(), fits())
+    small.run(too_long(heard[0]))
+    answers = small.run(fits(), too_long(heard[1]), fits(), too_long(heard[2]))
     assert all(isinstance(answer, list) for answer in answers)
-    assert isinstance(heard[0], Failed)
-    assert heard[0].reason == "kv_exhausted"
-    assert isinstance(heard[1], Extended), "the search may go on with what fits"
+    first, second, third, last = heard[0]
+    assert isinstance(second, Failed)
+    assert second.reason == "kv_exhausted"
+    room = (blocks - 1) * 4 - len(LONG)
+    assert isinstance(third, Failed if room < 22 else Extended)
+    assert isinstance(first, Extended)
+    assert isinstance(last, Extended), "the search may go on with what fits"
+    assert facts(heard[1]) == facts(heard[2]) == facts(heard[0])
+    assert len(beside) == 12
     assert all(isinstance(outcome, Extended) for outcome in beside)
     small.idle()
     small.close()
