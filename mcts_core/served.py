@@ -19,6 +19,7 @@ from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
+from mcts_core.engine.scoring import Scoring
 from mcts_core.engine.seating import POLICY, ROLLOUT, Seating
 from mcts_core.engine.session import Session
 from mcts_core.models.load import end_tokens, load_resident
@@ -257,9 +258,13 @@ def load(
     _check(residents, loaded)
     vocabulary = residents[POLICY].vocabulary
     context = residents[POLICY].context_length
+    seating = Seating(residents, context, prefix_cache=prefix_cache)
+    trunks = {
+        critic: POLICY if card.trunk == "policy" else critic for critic, card in cards.items()
+    }
     jobs = Jobs(
-        Seating(residents, context, prefix_cache=prefix_cache),
-        {critic: POLICY if card.trunk == "policy" else critic for critic, card in cards.items()},
+        seating,
+        Scoring(residents, seating, trunks),
         tokenizer,
         end_tokens=end_tokens(policy) | tokenizer.end_tokens,
         boundary_tokens={text: tokenizer.containing(text) for text in _STEP_STRINGS},

@@ -56,7 +56,7 @@ class Engine:
     ) -> None:
         self._residents = dict(residents)
         self._jobs = jobs
-        self._seating = jobs.seating
+        self._seating, self._scoring = jobs.seating, jobs.scoring
         self._preemption = Preemption(jobs.seating)
         self._schedulers = {name: scheduler() for name in residents}
         self._threads = threads
@@ -146,7 +146,7 @@ class Engine:
         progress = self._deliver()
         if self._seating.parked:
             self._preemption.resume()
-        if not self._seating.runs and not self._seating.parked and not self._jobs.scores:
+        if not self._seating.runs and not self._seating.parked and not self._scoring.waiting:
             self._send_events()
             return progress
         drawn = self._draw()
@@ -155,7 +155,7 @@ class Engine:
         stalled: list[Run] = []
         for name, resident in self._residents.items():
             rows += self._forward(name, resident, stalled)
-        progress = self._score() or progress or rows > 0
+        progress = self._scoring.run() or progress or rows > 0
         taking_part = tuple(self._sessions)
         progress = self._deliver() or progress
         if stalled or self._seating.parked:
@@ -288,25 +288,6 @@ class Engine:
                 self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
         self._seating.sweep()
         return sum(len(rows.tokens) for _, rows in batch)
-
-    def _score(self) -> bool:
-        """All scores that were asked for, one call for each critic."""
-        waiting, self._jobs.scores = self._jobs.scores, []
-        by_critic: dict[tuple[str, str], list[int]] = {}
-        for index, score in enumerate(waiting):
-            by_critic.setdefault((score.model, score.critic), []).append(index)
-        for (model, critic), indices in by_critic.items():
-            hidden = [waiting[index].hidden for index in indices]
-            try:
-                values = self._residents[model].score(critic, hidden)
-            except Exception as error:
-                _log.exception("critic failed", critic=critic)
-                for index in indices:
-                    waiting[index].settle(Failed("critic_error", f"{critic}: {error}"))
-                continue
-            for index, value in zip(indices, values, strict=True):
-                waiting[index].take(value)
-        return bool(waiting)
 
     def _deliver(self) -> bool:
         """Advances the jobs whose waits are over, and hands their outcomes to the searches. What

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from typing import assert_never
 
 import structlog
-import torch
 
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.pending import Pending, WorkFailed
 from mcts_core.engine.run import Run
-from mcts_core.engine.seating import POLICY, RELEASED, ROLLOUT, Seating
+from mcts_core.engine.scoring import Scoring
+from mcts_core.engine.seating import POLICY, ROLLOUT, Seating
 from mcts_core.engine.session import Job, Session, Steps
-from mcts_core.engine.state import NodeState, Seat
+from mcts_core.engine.state import NodeState
 from mcts_core.engine.text import Decoder
 from mcts_core.search.work import (
     Boundary,
@@ -45,45 +44,28 @@ _log = structlog.get_logger(__name__)
 _TO_THE_END = Boundary()
 
 
-@dataclass(slots=True, eq=False)
-class HeadScore(Pending):
-    """One critic's score of one state, waiting for the step's scoring."""
-
-    session: Session = field(kw_only=True)
-    seat: Seat = field(kw_only=True)
-    model: str = field(kw_only=True)
-    critic: str = field(kw_only=True)
-    hidden: torch.Tensor = field(kw_only=True)
-
-    def take(self, value: float) -> None:
-        self.seat.scores[self.critic] = value
-        self.settle()
-
-
 class Jobs:
-    """All work under way, and the runs and scores that it waits for."""
+    """All work under way."""
 
     def __init__(
         self,
         seating: Seating,
-        critics: Mapping[str, str],
+        scoring: Scoring,
         decoder: Decoder,
         *,
         end_tokens: frozenset[int],
         boundary_tokens: Mapping[str, frozenset[int]],
         context_length: int,
     ) -> None:
-        """`critics` maps a critic to the model whose hidden states it reads. `boundary_tokens`
-        maps a string of one character to all tokens that contain it."""
+        """`boundary_tokens` maps a string of one character to all tokens that contain it."""
         self.seating = seating
-        self._critics = critics
+        self.scoring = scoring
         self._decoder = decoder
         self._end_tokens = end_tokens
         self._boundary_tokens = boundary_tokens
         self._context_length = context_length
         self._awake: deque[Job] = deque()
         self._places = count()
-        self.scores: list[HeadScore] = []
 
     def submit(self, session: Session, work: Work) -> None:
         """Begins a piece of work; what it computes is in the next step's batch."""
@@ -139,7 +121,7 @@ class Jobs:
     def drop(self, session: Session) -> None:
         """Forgets everything of a request."""
         self.seating.drop(session)
-        self.scores = [score for score in self.scores if score.session is not session]
+        self.scoring.drop(session)
         self._awake = deque(job for job in self._awake if job.session is not session)
 
     def _resume(self, job: Job) -> Outcome | None:
@@ -181,12 +163,12 @@ class Jobs:
         state = NodeState(list(work.tokens), None, len(work.tokens))
         job.session.states.add(state)
         yield [self.seating.seat(job, state, POLICY)]
-        (scores,) = yield from self._scores(job, [state], work.critics)
+        (scores,) = yield from self.scoring.scores(job, [state], work.critics)
         return Opened(state, scores, job.cost)
 
     def _extend(self, job: Job, work: Extend) -> Steps:
         parent = _node(work.state)
-        self._catch_up(job, parent, work.critics)
+        self.scoring.catch_up(job, parent, work.critics)
         decode = self._decode(
             job,
             parent,
@@ -202,7 +184,7 @@ class Jobs:
         runs = yield from self._all(run)
         states = [self._settled(run, parent) for run in runs]
         try:
-            scores = yield from self._scores(job, states, work.critics)
+            scores = yield from self.scoring.scores(job, states, work.critics)
         except WorkFailed:
             for state in states:
                 state.release()
@@ -236,7 +218,7 @@ class Jobs:
 
     def _rollout(self, job: Job, work: Rollout) -> Steps:
         parent = _node(work.state)
-        self._catch_up(job, parent, work.critics)
+        self.scoring.catch_up(job, parent, work.critics)
         seat = self.seating.seat(job, parent, ROLLOUT)
         yield [seat]
         decode = self._decode(job, parent, work, draws=(work.key[1],))
@@ -246,57 +228,15 @@ class Jobs:
         state = NodeState(run.tokens, parent, parent.prompt_length)
         run.branch.release()
         try:
-            (scores,) = yield from self._scores(job, [state], work.critics)
+            (scores,) = yield from self.scoring.scores(job, [state], work.critics)
         finally:
             state.release()
         tokens = tuple(run.tokens[len(parent.tokens) :])
         return RolledOut(tokens, decode.text(), decode.finish, scores, job.cost)
 
-    def _catch_up(self, job: Job, state: NodeState, critics: Sequence[str]) -> None:
-        """Seats `state` in the models of critics that will be asked about what follows it: who
-        pays for it, and in what pieces it is computed, is then a matter of the order in which
-        work was asked for, and not of which work is done first."""
-        for model in dict.fromkeys(self._critics[critic] for critic in critics):
-            self.seating.seat(job, state, model)
-
     def _score(self, job: Job, work: Score) -> Steps:
-        (scores,) = yield from self._scores(job, [_node(work.state)], work.critics)
+        (scores,) = yield from self.scoring.scores(job, [_node(work.state)], work.critics)
         return Scored(scores, job.cost)
-
-    def _scores(
-        self, job: Job, states: Sequence[NodeState], critics: Sequence[str]
-    ) -> Generator[Sequence[Pending], None, list[Mapping[str, float]]]:
-        """The critics' scores of states: each reads its own model's hidden state there."""
-        models = {critic: self._critics[critic] for critic in critics}
-        seats = [
-            {
-                model: self.seating.seat(job, state, model)
-                for model in dict.fromkeys(models.values())
-            }
-            for state in states
-        ]
-        yield [seat for own in seats for seat in own.values()]
-        waits: list[HeadScore] = []
-        for own in seats:
-            for critic, model in models.items():
-                seat = own[model]
-                if critic in seat.scores:
-                    continue
-                if seat.hidden is None:
-                    raise WorkFailed(RELEASED)
-                score = HeadScore(
-                    session=job.session,
-                    seat=seat,
-                    model=model,
-                    critic=critic,
-                    hidden=seat.hidden,
-                )
-                waits.append(score)
-        self.scores.extend(waits)
-        yield waits
-        return [
-            {critic: own[model].scores[critic] for critic, model in models.items()} for own in seats
-        ]
 
     def _decode(
         self,

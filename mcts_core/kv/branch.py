@@ -28,26 +28,30 @@ class Ledger:
     _counts: dict[BlockPool, dict[int, int]] = field(default_factory=dict)
     """References of the request's own to each block; others may refer to it as well."""
 
-    def refer(self, pool: BlockPool, block: int) -> None:
-        """One more of the request's branches has the block in its table."""
+    def refer(self, pool: BlockPool, blocks: Sequence[int]) -> None:
+        """One more of the request's branches has the blocks in its table."""
         counts = self._counts.setdefault(pool, {})
-        count = counts[block] = counts.get(block, 0) + 1
-        self.references += 1
-        if count == 1:
-            self.held += 1
+        before = len(counts)
+        for block in blocks:
+            counts[block] = counts.get(block, 0) + 1
+        self.references += len(blocks)
+        if len(counts) > before:
+            self.held += len(counts) - before
             if self.held >= self.peak:
                 self.peak = self.held
                 self.shared_at_peak = 1.0 - self.held / self.references
 
-    def forget(self, pool: BlockPool, block: int) -> None:
-        """One of the request's branches less has the block."""
+    def forget(self, pool: BlockPool, blocks: Sequence[int]) -> None:
+        """One of the request's branches less has the blocks."""
         counts = self._counts[pool]
-        self.references -= 1
-        if counts[block] == 1:
-            del counts[block]
-            self.held -= 1
-        else:
-            counts[block] -= 1
+        before = len(counts)
+        for block in blocks:
+            if counts[block] == 1:
+                del counts[block]
+            else:
+                counts[block] -= 1
+        self.references -= len(blocks)
+        self.held -= before - len(counts)
 
     def release_all(self) -> None:
         """Gives back every block that the request holds, on whatever path it ended."""
@@ -119,7 +123,7 @@ class Branch:
         size = self._pool.block_size
         if count > 0 and self.length % size != 0 and not self._writable():
             source = self.blocks[-1]
-            self._forget(source)
+            self._forget([source])
             self.blocks[-1] = self._take()
             copies.append((source, self.blocks[-1]))
         self.length += count
@@ -132,9 +136,9 @@ class Branch:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate {self.length} tokens to {length}")
         keep = -(-length // self._pool.block_size)
-        for block in reversed(self.blocks[keep:]):
-            self._forget(block)
-        del self.blocks[keep:]
+        if len(self.blocks) > keep:
+            self._forget(self.blocks[keep:])
+            del self.blocks[keep:]
         self.length = length
 
     def release(self) -> None:
@@ -162,13 +166,14 @@ class Branch:
         self.blocks, self.length = blocks, length
         for block in blocks:
             self._pool.share(block)
-            self._ledger.refer(self._pool, block)
+        self._ledger.refer(self._pool, blocks)
 
     def _take(self) -> int:
         block = self._pool.allocate()
-        self._ledger.refer(self._pool, block)
+        self._ledger.refer(self._pool, [block])
         return block
 
-    def _forget(self, block: int) -> None:
-        self._pool.release(block)
-        self._ledger.forget(self._pool, block)
+    def _forget(self, blocks: list[int]) -> None:
+        for block in reversed(blocks):
+            self._pool.release(block)
+        self._ledger.forget(self._pool, blocks)

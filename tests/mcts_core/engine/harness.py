@@ -14,6 +14,7 @@ from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
+from mcts_core.engine.scoring import Scoring
 from mcts_core.engine.seating import Seating
 from mcts_core.engine.session import Session
 from mcts_core.query import Event
@@ -92,9 +93,10 @@ class Running:
             "rollout": seat(make("qwen2"), **size),
             "orm": seat(make("qwen3", language_head=False), heads={"orm": heads["orm"]}, **size),
         }
+        seating = Seating(self.residents, 256, prefix_cache=prefix_cache)
         jobs = Jobs(
-            Seating(self.residents, 256, prefix_cache=prefix_cache),
-            CRITICS,
+            seating,
+            Scoring(self.residents, seating, CRITICS),
             Letters(),
             end_tokens=frozenset({END_TOKEN}),
             boundary_tokens={"\n": frozenset({10})},
