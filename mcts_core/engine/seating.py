@@ -93,6 +93,7 @@ class Seating:
         """Gives a run the KV that is there already: that of the nearest ancestor that has some, or
         else what earlier prompts have in common with its own."""
         run.branch.release()
+        run.seats = [seat for seat in run.seats if not seat.settled]
         run.evicted = evicted = []
         seat: Seat | None = None
         for state in run.origin.ancestry():
@@ -175,7 +176,7 @@ class Seating:
         branch = Branch(resident.pool, run.job.session.ledger)
         if self._prefix_cache:
             # The last token of the first state on the way is computed: its hidden state is wanted.
-            wanted = (seat.length for seat in run.seats if not seat.settled)
+            wanted = (seat.length for seat in run.seats)
             last = min(wanted, default=len(run.tokens)) - 1
             whole = resident.whole(min(last, run.prompt_length))
             found = resident.pool.find(run.job.session.cache_salt, run.tokens[:whole])

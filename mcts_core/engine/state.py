@@ -47,6 +47,7 @@ class Seat(Pending):
 
     def restore(self, branch: Branch) -> None:
         """`branch` holds the state's KV."""
+        assert self.branch is None
         self.branch = branch
         branch.give_up = self.evict
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,8 +77,10 @@ def peak(plan: Plan, blocks: int = 4000) -> tuple[int, Running]:
     return most, running
 
 
-@pytest.mark.parametrize("share", [1.1, 0.35])
-def test_four_trees_in_a_pool_for_one_all_end_and_are_those_that_had_room(share: float) -> None:
+@pytest.mark.parametrize(("share", "max_tokens"), [(1.1, 2048), (0.35, 2048), (0.3, 16)])
+def test_four_trees_in_a_pool_for_one_all_end_and_are_those_that_had_room(
+    share: float, max_tokens: int
+) -> None:
     expected: list[list[Outcome]] = [[] for _ in range(4)]
     needed = 0
     for seed, outcomes in enumerate(expected):
@@ -85,7 +89,7 @@ def test_four_trees_in_a_pool_for_one_all_end_and_are_those_that_had_room(share:
         needed = max(needed, most)
         roomy.idle()
         roomy.close()
-    tight = Running(blocks=int(needed * share) + 1)
+    tight = Running(blocks=int(needed * share) + 1, max_tokens=max_tokens)
     found: list[list[Outcome]] = [[] for _ in range(4)]
     plans = [bushy(outcomes, seed, LONG[seed:]) for seed, outcomes in enumerate(found)]
     answers = tight.run(*plans)
@@ -148,6 +152,30 @@ def test_only_a_path_that_does_not_fit_an_empty_pool_is_told_so(blocks: int) -> 
     assert all(isinstance(outcome, Extended) for outcome in beside)
     small.idle()
     small.close()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_meets_in_a_full_pool_comes_to_its_end(seed: int) -> None:
+    """Many requests, short slices, prompts that begin alike, and some that are cancelled."""
+    rng = random.Random(seed)
+    for blocks, max_tokens in ((34, 16), (70, 64)):
+        small = Running(blocks=blocks, max_tokens=max_tokens)
+        heard: list[list[Any]] = []
+        for _ in range(7):
+            prompt = LONG[rng.randrange(4) : rng.randrange(20, 70)]
+            heard.append([])
+            session = small.begin(bushy([], rng.randrange(9), prompt), heard[-1].append)
+            if rng.random() < 0.2:
+                time.sleep(0.02 * rng.random())
+                small.engine.cancel(session)
+                heard.pop()
+        for _ in range(6000):
+            if all(heard):
+                break
+            time.sleep(0.01)
+        assert all(isinstance(answer, list) for news in heard for answer in news), heard
+        small.idle()
+        small.close()
 
 
 def test_cancelling_in_a_full_pool_leaves_nothing_behind() -> None:
