@@ -28,6 +28,8 @@ class Query:
     stop: tuple[str, ...] = ()
     n: int = 1
     """How many distinct trajectories to return (independent samples for `sample`)."""
+    cache_salt: str | None = None
+    """Only queries with the same salt share the KV of what their prompts have in common."""
     stream: bool = False
     """Announce tokens as they are decided, where the method can (`sample`, `greedy`)."""
 
@@ -65,6 +67,9 @@ class PoolGauge:
     free: int
     held: int
     cached: int
+    """Nobody refers to them; they hold beginnings of prompts that may come again."""
+    found_tokens: int
+    """Tokens whose KV was found by their prompt's beginning, since the start."""
 
 
 @dataclass(frozen=True, slots=True)

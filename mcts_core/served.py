@@ -16,9 +16,11 @@ import torch
 from critics.card import CriticCard, CriticError
 from critics.head import Head, load_head
 from mcts_core.engine.engine import Engine
-from mcts_core.engine.jobs import POLICY, ROLLOUT, Jobs
+from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
+from mcts_core.engine.scoring import Scoring
+from mcts_core.engine.seating import POLICY, ROLLOUT, Seating
 from mcts_core.engine.session import Session
 from mcts_core.models.load import end_tokens, load_resident
 from mcts_core.models.manifest import Manifest, ManifestError
@@ -177,6 +179,7 @@ class ServedModel:
             search=search,
             account=account,
             listener=listen,
+            cache_salt=query.cache_salt,
             submitted=now,
             deadline=None if limit is None else now + limit / 1000,
         )
@@ -200,13 +203,15 @@ def load(
     block_size: int = 16,
     threads: int | None = None,
     max_batch_rows: int = 2048,
+    prefix_cache: bool = True,
     on_progress: Progress | None = None,
 ) -> ServedModel:
     """Loads a served model from a local folder and starts its engine; blocks until it is ready.
 
     `pool_tokens` is the size of each model's KV pool in tokens. `max_batch_rows` bounds the tokens
-    of one forward. `threads` is by default 1 for small models, else the largest power of two
-    within the cores: work is then cut at whole vector registers, which keeps results repeatable.
+    of one forward. `prefix_cache` keeps prompts' KV for later ones. `threads` is by default 1 for
+    small models, else the largest power of two within the cores: work is then cut at whole vector
+    registers, which keeps results repeatable.
     Raises `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or `ValueError`, each with a
     message for the person who starts the server.
     """
@@ -253,9 +258,13 @@ def load(
     _check(residents, loaded)
     vocabulary = residents[POLICY].vocabulary
     context = residents[POLICY].context_length
+    seating = Seating(residents, context, prefix_cache=prefix_cache)
+    trunks = {
+        critic: POLICY if card.trunk == "policy" else critic for critic, card in cards.items()
+    }
     jobs = Jobs(
-        residents,
-        {critic: POLICY if card.trunk == "policy" else critic for critic, card in cards.items()},
+        seating,
+        Scoring(residents, seating, trunks),
         tokenizer,
         end_tokens=end_tokens(policy) | tokenizer.end_tokens,
         boundary_tokens={text: tokenizer.containing(text) for text in _STEP_STRINGS},

@@ -47,6 +47,7 @@ def _load(settings: Settings, path: Path, progress: model.Progress) -> Served:
         pool_tokens=settings.pool_tokens,
         threads=settings.threads,
         max_batch_rows=settings.max_batch_rows,
+        prefix_cache=settings.prefix_cache,
         on_progress=progress,
     )
 

@@ -181,12 +181,19 @@ class _Engine(Collector):
             "Held over all KV blocks of a model's pool.",
             labels=["model_name", "pool"],
         )
+        found = CounterMetricFamily(
+            "mcts_prefix_cache_hit_tokens",
+            "Prompt tokens whose KV an earlier request had left.",
+            labels=["model_name", "pool"],
+        )
         for pool, gauge in gauges.pools.items():
             for state in ("free", "held", "cached"):
                 blocks.add_metric([self._name, pool, state], getattr(gauge, state))
             usage.add_metric([self._name, pool], gauge.held / gauge.total if gauge.total else 0.0)
+            found.add_metric([self._name, pool], gauge.found_tokens)
         yield blocks
         yield usage
+        yield found
         yield self._gauge("engine_batch_size", "Rows of the engine's last step.", gauges.last_rows)
         yield self._gauge(
             "engine_heartbeat_age_seconds",

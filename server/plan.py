@@ -138,6 +138,7 @@ class Planner:
             max_tokens=self._max_tokens(limit, len(prompt), prompt_field),
             stop=request.stop,
             n=request.n,
+            cache_salt=request.cache_salt,
             # A search's tokens are not the answer's before the search is over.
             stream=request.stream and params.method in ("sample", "greedy"),
         )

@@ -75,6 +75,9 @@ class GenerationRequest(BaseModel):
     """A trajectory ends before any of these."""
     seed: int | None = None
     """Makes the search repeatable; drawn at random when absent."""
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Only requests with the same salt share the KV of what their prompts have in common (vLLM's
+    field)."""
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None

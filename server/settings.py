@@ -45,6 +45,9 @@ class Settings(BaseSettings):
         "Model", None, "CPU threads of the engine. Default: 1 for small models, else by the cores."
     )
     max_batch_rows: Positive = _field("Model", 2048, "Most tokens in one forward of a model.")
+    prefix_cache: bool = _field(
+        "Model", True, "Keep the KV of prompts, for later ones that begin alike."
+    )
 
     host: str = _field("Server", "127.0.0.1", "Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535)] = _field(

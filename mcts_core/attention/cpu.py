@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from mcts_core.attention.interface import AttentionBatch, Chunk
+from mcts_core.attention.interface import CHUNK_TOKENS, AttentionBatch, Chunk
 
 
 def paged_attention(
@@ -112,7 +112,8 @@ def _attend_chunk(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Causal attention of one sequence's consecutive tokens over its whole context.
+    """Causal attention of one sequence's consecutive tokens over its whole context, tile by tile:
+    a tile's shape, and so its bits, follow from its place in the sequence alone.
 
     query (scaled) `[kv_heads, count, grouped, dim]`; keys, values as blocks.
     Returns `[kv_heads, count, grouped, value_dim]`.
@@ -120,22 +121,29 @@ def _attend_chunk(
     total = chunk.context + chunk.count
     found_keys = keys.index_select(1, chunk.blocks).flatten(1, 2)[:, None, :total]
     found_values = values.index_select(1, chunk.blocks).flatten(1, 2)[:, None, :total]
-    own = torch.arange(chunk.context, total, device=query.device)[:, None]
-    position = torch.arange(total, device=query.device)
-    visible = position <= own
-    if window is not None:
-        visible &= position > own - window
     heads_first = query.transpose(1, 2)  # [kv_heads, grouped, count, dim]
-    if softcap is None and sinks is None:
-        attended = functional.scaled_dot_product_attention(
-            heads_first,
-            found_keys.expand(-1, query.shape[2], -1, -1),
-            found_values.expand(-1, query.shape[2], -1, -1),
-            attn_mask=visible,
-            scale=1.0,
-        )
-    else:
-        mask = _additive(visible)
-        by_head = None if sinks is None else sinks.transpose(1, 2)
-        attended = _attend(heads_first, found_keys, found_values, mask, softcap, by_head)
-    return attended.transpose(1, 2)
+    by_head = None if sinks is None else sinks.transpose(1, 2)
+    position = torch.arange(total, device=query.device)
+    attended: list[torch.Tensor] = []
+    for start in range(0, chunk.count, CHUNK_TOKENS):
+        end = chunk.context + start + CHUNK_TOKENS
+        own = position[end - CHUNK_TOKENS : end, None]
+        visible = position[:end] <= own
+        if window is not None:
+            visible &= position[:end] > own - window
+        tile = heads_first[:, :, start : start + CHUNK_TOKENS]
+        tile_keys, tile_values = found_keys[:, :, :end], found_values[:, :, :end]
+        if softcap is None and sinks is None:
+            attended.append(
+                functional.scaled_dot_product_attention(
+                    tile,
+                    tile_keys.expand(-1, query.shape[2], -1, -1),
+                    tile_values.expand(-1, query.shape[2], -1, -1),
+                    attn_mask=visible,
+                    scale=1.0,
+                )
+            )
+        else:
+            mask = _additive(visible)
+            attended.append(_attend(tile, tile_keys, tile_values, mask, softcap, by_head))
+    return torch.cat(attended, dim=2).transpose(1, 2)

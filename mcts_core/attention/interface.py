@@ -33,13 +33,17 @@ class RowGroup:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive tokens of one sequence: part of a long prompt."""
+    """Consecutive tokens of one sequence, in whole tiles of `CHUNK_TOKENS`: part of a long prompt.
+
+    A tile begins at a multiple of its size. Its result is the same bits whichever other tiles are
+    computed in the same chunk.
+    """
 
     start: int
     """Index of its first token among the step's tokens."""
     count: int
     blocks: torch.Tensor
-    """[blocks] int64"""
+    """[blocks] int64: those of the context and of the chunk."""
     context: int
     """Tokens of the sequence before this chunk."""
 
@@ -95,4 +99,5 @@ GROUP_BLOCKS = 4
 """Contexts of rows are padded to a multiple of this many blocks."""
 
 CHUNK_TOKENS = 16
-"""Runs of at least this many tokens attend as one chunk, shorter ones as single rows."""
+"""Tokens of a tile: prompts attend in tiles that begin at multiples of it, what is left over as
+single rows."""

@@ -18,6 +18,7 @@ import torch
 
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.jobs import Jobs
+from mcts_core.engine.preemption import Preemption
 from mcts_core.engine.resident import Resident, Rows
 from mcts_core.engine.run import Run
 from mcts_core.engine.sampler import Draw, Drawn, sample
@@ -33,6 +34,9 @@ from mcts_core.search.work import Failed, Outcome, Release, Work
 _log = structlog.get_logger(__name__)
 _IDLE_SECONDS = 0.5
 """How often the idle engine comes round, for its heartbeat and its sessions' deadlines."""
+
+_ROUNDS = 64
+"""Times that searches are asked for more work within a step, while their work needs no model."""
 
 
 class Engine:
@@ -52,6 +56,8 @@ class Engine:
     ) -> None:
         self._residents = dict(residents)
         self._jobs = jobs
+        self._seating, self._scoring = jobs.seating, jobs.scoring
+        self._preemption = Preemption(jobs.seating)
         self._schedulers = {name: scheduler() for name in residents}
         self._threads = threads
         self._clock = clock
@@ -61,6 +67,7 @@ class Engine:
         self._gate = threading.Lock()
         """Held to close, and to check that it is open and go through."""
         self._sessions: dict[Session, None] = {}
+        self._begun = 0
         self._delivery: deque[tuple[Job, Outcome]] = deque()
         self._steps = 0
         self._step_seconds = 0.0
@@ -98,8 +105,9 @@ class Engine:
     def gauges(self) -> EngineGauges:
         pools: dict[str, PoolGauge] = {}
         for name, resident in self._residents.items():
-            total, free = resident.pool.total - resident.pool.pinned, resident.pool.free
-            pools[name] = PoolGauge(total, free, total - free, 0)
+            pool = resident.pool
+            total, free, cached = pool.total - pool.pinned, pool.free, pool.cached
+            pools[name] = PoolGauge(total, free, total - free - cached, cached, pool.found_tokens)
         return EngineGauges(
             waiting=sum(1 for kind, _ in tuple(self._inbox) if kind == "begin"),
             running=len(self._sessions),
@@ -136,7 +144,9 @@ class Engine:
         self._take_inbox()
         self._expire(began)
         progress = self._deliver()
-        if not self._jobs.runs and not self._jobs.scores:
+        if self._seating.parked:
+            self._preemption.resume()
+        if not self._seating.runs and not self._seating.parked and not self._scoring.waiting:
             self._send_events()
             return progress
         drawn = self._draw()
@@ -145,11 +155,11 @@ class Engine:
         stalled: list[Run] = []
         for name, resident in self._residents.items():
             rows += self._forward(name, resident, stalled)
-        progress = self._score() or progress or rows > 0
+        progress = self._scoring.run() or progress or rows > 0
         taking_part = tuple(self._sessions)
         progress = self._deliver() or progress
-        if not progress and stalled:
-            self._relieve(stalled)
+        if stalled or self._seating.parked:
+            self._preemption.relieve(self._sessions, stalled, progress=progress)
         seconds = self._clock() - began
         for session in taking_part:
             session.account.model_seconds += seconds
@@ -165,6 +175,7 @@ class Engine:
             kind, session = self._inbox.popleft()
             if kind == "begin":
                 session.begun = self._clock()
+                session.place, self._begun = self._begun, self._begun + 1
                 self._sessions[session] = None
                 self._guarded(session, session.search.start)
             elif not session.ended:
@@ -188,7 +199,7 @@ class Engine:
         for name in self._residents:
             waiting: list[tuple[Run, Decode]] = [
                 (run, run.decode)
-                for run in self._jobs.runs
+                for run in self._seating.runs
                 if run.model == name and run.decode is not None and run.decode.logits is not None
             ]
             if not waiting:
@@ -207,7 +218,7 @@ class Engine:
                 end = at + len(decode.draws)
                 self._take(run, decode, drawn[at:end])
                 at = end
-        self._jobs.sweep()
+        self._seating.sweep()
         return total
 
     def _take(self, run: Run, decode: Decode, drawn: Sequence[Drawn | None]) -> None:
@@ -215,18 +226,18 @@ class Engine:
         by_token: dict[int, tuple[Drawn, list[int]]] = {}
         for draw, found in zip(decode.draws, drawn, strict=True):
             if found is None:
-                self._jobs.fail(run, Failed("numeric", "the model's logits are not finite"))
+                self._seating.fail(run, Failed("numeric", "the model's logits are not finite"))
                 return
             by_token.setdefault(found.logprob.token, (found, []))[1].append(draw)
         first, *others = by_token.values()
         parting = [(run.split(tuple(draws)), found) for found, draws in others]
-        self._jobs.runs.extend(other for other, _ in parting)
+        self._seating.runs.extend(other for other, _ in parting)
         for each, found in ((run, first[0]), *parting):
             assert each.decode is not None
             try:
                 each.tokens.append(each.decode.take(found))
             except StepRuleTooSlow as error:
-                self._jobs.fail(each, Failed("internal", str(error)))
+                self._seating.fail(each, Failed("internal", str(error)))
                 continue
             if each.decode.finish is not None and not each.compute_last:
                 each.settle()
@@ -235,16 +246,23 @@ class Engine:
         """One forward of one model; returns the number of tokens computed."""
         copies: Copies = []
         batch: list[tuple[Run, Rows]] = []
-        mine = [run for run in self._jobs.runs if run.model == name]
-        for run, count in self._schedulers[name].pick(mine):
-            start = run.branch.length
+        mine = [run for run in self._seating.runs if run.model == name]
+
+        def admit(run: Run, count: int) -> bool:
             try:
-                copies += run.branch.grow(count)
+                copies.extend(run.branch.grow(count))
             except KVExhausted:
-                stalled.append(run)
-                continue
+                if not self._preemption.make_room(self._sessions, run, count):
+                    stalled.append(run)
+                    return False
+                copies.extend(run.branch.grow(count))
+            return True
+
+        for run, count in self._schedulers[name].pick(mine, admit):
+            start = run.branch.length - count
             tokens = run.tokens[start : start + count]
-            batch.append((run, Rows(run.branch, tokens, start, run.wanted(start, count))))
+            wanted = run.wanted(start, count)
+            batch.append((run, Rows(run.branch, tokens, start, wanted, run.stretches)))
         if not batch:
             return 0
         try:
@@ -252,8 +270,8 @@ class Engine:
         except Exception as error:
             _log.exception("forward failed", model=name)
             for run, _ in batch:
-                self._jobs.fail(run, Failed("internal", f"the model's step failed: {error}"))
-            self._jobs.sweep()
+                self._seating.fail(run, Failed("internal", f"the model's step failed: {error}"))
+            self._seating.sweep()
             return 0
         hidden = computed.hidden.unbind(0)
         logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
@@ -263,46 +281,31 @@ class Engine:
             count, at = len(rows.tokens), end
             end += len(rows.ends)
             run.tally.computed += count
-            run.job.cost += count
+            run.charge(rows.start + count)
             if all(finite[at:end]):
                 run.computed(rows.start, rows.ends, hidden[at:end], logits[at:end])
             else:
-                self._jobs.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
-        self._jobs.sweep()
+                self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
+        self._seating.sweep()
         return sum(len(rows.tokens) for _, rows in batch)
 
-    def _score(self) -> bool:
-        """All scores that were asked for, one call for each critic."""
-        waiting, self._jobs.scores = self._jobs.scores, []
-        by_critic: dict[tuple[str, str], list[int]] = {}
-        for index, score in enumerate(waiting):
-            by_critic.setdefault((score.model, score.critic), []).append(index)
-        for (model, critic), indices in by_critic.items():
-            hidden = [waiting[index].hidden for index in indices]
-            try:
-                values = self._residents[model].score(critic, hidden)
-            except Exception as error:
-                _log.exception("critic failed", critic=critic)
-                for index in indices:
-                    waiting[index].settle(Failed("critic_error", f"{critic}: {error}"))
-                continue
-            for index, value in zip(indices, values, strict=True):
-                waiting[index].take(value)
-        return bool(waiting)
-
     def _deliver(self) -> bool:
-        """Advances the jobs whose waits are over, and hands their outcomes to the searches."""
+        """Advances the jobs whose waits are over, and hands their outcomes to the searches. What
+        these then ask for may be there at once, and they may ask again; who does so for ever lets
+        the others have their step in between."""
         moved = False
-        while True:
+        for _ in range(_ROUNDS):
             self._delivery.extend(self._jobs.advance())
             if not self._delivery:
-                return moved
+                break
             moved = True
-            job, outcome = self._delivery.popleft()
-            session = job.session
-            session.jobs.pop(job, None)
-            if not session.ended:
-                self._guarded(session, partial(session.search.deliver, job.work, outcome))
+            for _ in range(len(self._delivery)):
+                job, outcome = self._delivery.popleft()
+                session = job.session
+                session.jobs.pop(job, None)
+                if not session.ended:
+                    self._guarded(session, partial(session.search.deliver, job.work, outcome))
+        return moved
 
     def _guarded(self, session: Session, call: Callable[[], Sequence[Work]]) -> None:
         """Lets a search decide. Its error is its own: the request fails, the others go on."""
@@ -357,20 +360,7 @@ class Engine:
         session.ended = True
         self._sessions.pop(session, None)
         self._jobs.drop(session)
-        session.ledger.release_all()
-
-    def _relieve(self, stalled: Sequence[Run]) -> None:
-        """Nothing can move because a pool is full: the newest run of the request that holds the
-        most of that pool gives up its blocks, and its search hears of it."""
-
-        def held(run: Run) -> int:
-            pool = self._residents[run.model].pool
-            return run.job.session.ledger.by_pool.get(pool, 0)
-
-        run = max(reversed(stalled), key=held)
-        message = f"the KV pool of {run.model!r} is full"
-        self._jobs.fail(run, Failed("kv_exhausted", message))
-        self._jobs.sweep()
+        session.release()
 
     def _send_events(self) -> None:
         for session in tuple(self._sessions):

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import count
 from typing import assert_never
 
 import structlog
-import torch
 
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.pending import Pending, WorkFailed
-from mcts_core.engine.resident import Resident
 from mcts_core.engine.run import Run
+from mcts_core.engine.scoring import Scoring
+from mcts_core.engine.seating import POLICY, ROLLOUT, Seating
 from mcts_core.engine.session import Job, Session, Steps
-from mcts_core.engine.state import NodeState, Seat
+from mcts_core.engine.state import NodeState
 from mcts_core.engine.text import Decoder
-from mcts_core.kv.branch import Branch
 from mcts_core.search.work import (
-    Account,
     Boundary,
     Extend,
     Extended,
@@ -38,62 +36,40 @@ from mcts_core.search.work import (
     Scored,
     Sibling,
     State,
-    Tally,
     Work,
 )
 
 _log = structlog.get_logger(__name__)
 
 _TO_THE_END = Boundary()
-_RELEASED = Failed("internal", "the state was released while it was in use")
-
-POLICY = "policy"
-ROLLOUT = "rollout"
-
-
-@dataclass(slots=True, eq=False)
-class HeadScore(Pending):
-    """One critic's score of one state, waiting for the step's scoring."""
-
-    session: Session = field(kw_only=True)
-    seat: Seat = field(kw_only=True)
-    model: str = field(kw_only=True)
-    critic: str = field(kw_only=True)
-    hidden: torch.Tensor = field(kw_only=True)
-
-    def take(self, value: float) -> None:
-        self.seat.scores[self.critic] = value
-        self.settle()
 
 
 class Jobs:
-    """All work under way, and the runs and scores that it waits for."""
+    """All work under way."""
 
     def __init__(
         self,
-        residents: Mapping[str, Resident],
-        critics: Mapping[str, str],
+        seating: Seating,
+        scoring: Scoring,
         decoder: Decoder,
         *,
         end_tokens: frozenset[int],
         boundary_tokens: Mapping[str, frozenset[int]],
         context_length: int,
     ) -> None:
-        """`critics` maps a critic to the model whose hidden states it reads. `boundary_tokens`
-        maps a string of one character to all tokens that contain it."""
-        self._residents = residents
-        self._critics = critics
+        """`boundary_tokens` maps a string of one character to all tokens that contain it."""
+        self.seating = seating
+        self.scoring = scoring
         self._decoder = decoder
         self._end_tokens = end_tokens
         self._boundary_tokens = boundary_tokens
         self._context_length = context_length
         self._awake: deque[Job] = deque()
-        self.runs: list[Run] = []
-        self.scores: list[HeadScore] = []
+        self._places = count()
 
     def submit(self, session: Session, work: Work) -> None:
         """Begins a piece of work; what it computes is in the next step's batch."""
-        job = Job(session, work)
+        job = Job(session, work, next(self._places))
         session.jobs[job] = None
         match work:
             case Open():
@@ -142,24 +118,10 @@ class Jobs:
                 found.append((job.work, Extended(options, job.cost)))
         return found
 
-    def fail(self, run: Run, failed: Failed) -> None:
-        """Gives a run up: its blocks are cleaned and returned, and those who wait for it hear."""
-        self._residents[run.model].scrub(run.branch)
-        run.branch.release()
-        for seat in run.seats:
-            if not seat.settled:
-                seat.released = True
-                seat.settle(failed)
-        run.settle(failed)
-
-    def sweep(self) -> None:
-        """Forgets the runs that are settled."""
-        self.runs = [run for run in self.runs if not run.settled]
-
     def drop(self, session: Session) -> None:
         """Forgets everything of a request."""
-        self.runs = [run for run in self.runs if run.job.session is not session]
-        self.scores = [score for score in self.scores if score.session is not session]
+        self.seating.drop(session)
+        self.scoring.drop(session)
         self._awake = deque(job for job in self._awake if job.session is not session)
 
     def _resume(self, job: Job) -> Outcome | None:
@@ -199,13 +161,14 @@ class Jobs:
 
     def _open(self, job: Job, work: Open) -> Steps:
         state = NodeState(list(work.tokens), None, len(work.tokens))
-        yield [self._seat(job, state, POLICY)]
-        (scores,) = yield from self._scores(job, [state], work.critics)
+        job.session.states.add(state)
+        yield [self.seating.seat(job, state, POLICY)]
+        (scores,) = yield from self.scoring.scores(job, [state], work.critics)
         return Opened(state, scores, job.cost)
 
     def _extend(self, job: Job, work: Extend) -> Steps:
         parent = _node(work.state)
-        self._catch_up(job, parent, work.critics)
+        self.scoring.catch_up(job, parent, work.critics)
         decode = self._decode(
             job,
             parent,
@@ -216,12 +179,12 @@ class Jobs:
             siblings=work.siblings,
             stream=work.stream,
         )
-        run = self._continue(job, parent, parent.seats[POLICY], POLICY, decode)
+        run = self.seating.extend(job, parent, parent.seats[POLICY], POLICY, decode)
         job.runs = run.family
         runs = yield from self._all(run)
         states = [self._settled(run, parent) for run in runs]
         try:
-            scores = yield from self._scores(job, states, work.critics)
+            scores = yield from self.scoring.scores(job, states, work.critics)
         except WorkFailed:
             for state in states:
                 state.release()
@@ -239,170 +202,41 @@ class Jobs:
         except WorkFailed as error:
             for member in family:
                 if not member.settled:
-                    self.fail(member, error.failed)
+                    self.seating.fail(member, error.failed)
                 member.branch.release()
-            self.sweep()
+            self.seating.sweep()
             raise
         return sorted(family, key=lambda member: member.decode.draws if member.decode else ())
 
     def _settled(self, run: Run, parent: NodeState) -> NodeState:
         """The state that a decoding run has come to."""
-        assert run.hidden is not None
+        assert run.seat is not None
         state = NodeState(run.tokens, parent, parent.prompt_length)
-        state.seats[POLICY] = seat = Seat(length=len(run.tokens))
-        seat.occupy(run.branch, run.hidden, run.logits)
+        state.seats[POLICY] = run.seat
+        run.job.session.states.add(state)
         return state
 
     def _rollout(self, job: Job, work: Rollout) -> Steps:
         parent = _node(work.state)
-        self._catch_up(job, parent, work.critics)
-        seat = self._seat(job, parent, ROLLOUT)
+        self.scoring.catch_up(job, parent, work.critics)
+        seat = self.seating.seat(job, parent, ROLLOUT)
         yield [seat]
         decode = self._decode(job, parent, work, draws=(work.key[1],))
-        run = self._continue(job, parent, seat, ROLLOUT, decode, compute_last=False)
+        run = self.seating.extend(job, parent, seat, ROLLOUT, decode, compute_last=False)
         yield [run]
         assert decode.finish is not None
         state = NodeState(run.tokens, parent, parent.prompt_length)
         run.branch.release()
         try:
-            (scores,) = yield from self._scores(job, [state], work.critics)
+            (scores,) = yield from self.scoring.scores(job, [state], work.critics)
         finally:
             state.release()
         tokens = tuple(run.tokens[len(parent.tokens) :])
         return RolledOut(tokens, decode.text(), decode.finish, scores, job.cost)
 
-    def _catch_up(self, job: Job, state: NodeState, critics: Sequence[str]) -> None:
-        """Seats `state` in the models of critics that will be asked about what follows it: who
-        pays for it, and in what pieces it is computed, is then a matter of the order in which
-        work was asked for, and not of which work is done first."""
-        for model in dict.fromkeys(self._critics[critic] for critic in critics):
-            self._seat(job, state, model)
-
     def _score(self, job: Job, work: Score) -> Steps:
-        (scores,) = yield from self._scores(job, [_node(work.state)], work.critics)
+        (scores,) = yield from self.scoring.scores(job, [_node(work.state)], work.critics)
         return Scored(scores, job.cost)
-
-    def _scores(
-        self, job: Job, states: Sequence[NodeState], critics: Sequence[str]
-    ) -> Generator[Sequence[Pending], None, list[Mapping[str, float]]]:
-        """The critics' scores of states: each reads its own model's hidden state there."""
-        models = {critic: self._critics[critic] for critic in critics}
-        seats = [
-            {model: self._seat(job, state, model) for model in dict.fromkeys(models.values())}
-            for state in states
-        ]
-        yield [seat for own in seats for seat in own.values()]
-        waits: list[HeadScore] = []
-        for own in seats:
-            for critic, model in models.items():
-                seat = own[model]
-                if critic in seat.scores:
-                    continue
-                if seat.hidden is None:
-                    raise WorkFailed(_RELEASED)
-                score = HeadScore(
-                    session=job.session,
-                    seat=seat,
-                    model=model,
-                    critic=critic,
-                    hidden=seat.hidden,
-                )
-                waits.append(score)
-        self.scores.extend(waits)
-        yield waits
-        return [
-            {critic: own[model].scores[critic] for critic, model in models.items()} for own in seats
-        ]
-
-    def _seat(self, job: Job, state: NodeState, model: str) -> Seat:
-        """The state's seat in a model; if it has none, a run is begun that computes what is
-        missing since the nearest ancestor that has one, and seats those on the way as well."""
-        known = state.seats.get(model)
-        if known is not None and known.failure is None:
-            return known
-        if state.released:
-            raise WorkFailed(_RELEASED)
-        limit = self._residents[model].context_length
-        if model not in (POLICY, ROLLOUT) and len(state.tokens) > limit:
-            message = f"{model}: the context of {limit} tokens is full"
-            raise WorkFailed(Failed("critic_error", message))
-        path: list[NodeState] = []
-        base: Seat | None = None
-        for ancestor in state.ancestry():
-            base = ancestor.seats.get(model)
-            if base is not None and not base.released:
-                break
-            base = None
-            path.append(ancestor)
-        # Nobody comes back to a released state on the way.
-        path = [ancestor for ancestor in reversed(path) if not ancestor.released]
-        seats = [Seat(length=len(missing.tokens)) for missing in path]
-        for missing, seat in zip(path, seats, strict=True):
-            missing.seats[model] = seat
-        run = Run(
-            job=job,
-            model=model,
-            branch=Branch(self._residents[model].pool, job.session.ledger),
-            tokens=state.tokens,
-            tally=_tally(job.session.account, model),
-            seats=seats,
-        )
-        if base is None:
-            self.runs.append(run)
-        else:
-            self._after(base, run)
-        return seats[-1]
-
-    def _after(self, base: Seat, run: Run) -> None:
-        """Begins a run on top of a seat, as soon as that is computed."""
-
-        def begin() -> None:
-            if base.failure is not None:
-                self.fail(run, base.failure)
-            elif base.branch is None:
-                self.fail(run, _RELEASED)
-            elif not run.job.session.ended:
-                run.branch.release()
-                run.branch = base.branch.fork()
-                run.tally.cached += run.branch.length
-                self.runs.append(run)
-
-        if base.settled:
-            begin()
-        else:
-            base.waiters.append(begin)
-
-    def _continue(
-        self,
-        job: Job,
-        parent: NodeState,
-        seat: Seat,
-        model: str,
-        decode: Decode,
-        *,
-        compute_last: bool = True,
-    ) -> Run:
-        """Begins a run that draws an option after `parent`."""
-        if seat.branch is None:
-            raise WorkFailed(_RELEASED)
-        if len(parent.tokens) >= self._context_length:
-            message = f"the model's context of {self._context_length} tokens is full"
-            raise WorkFailed(Failed("context_length", message))
-        run = Run(
-            job=job,
-            model=model,
-            branch=seat.branch.fork(),
-            tokens=list(parent.tokens),
-            tally=_tally(job.session.account, model),
-            decode=decode,
-            compute_last=compute_last,
-            prompt_length=parent.prompt_length,
-        )
-        run.family.append(run)
-        run.tally.cached += run.branch.length
-        decode.logits = seat.logits
-        self.runs.append(run)
-        return run
 
     def _decode(
         self,
@@ -463,9 +297,3 @@ def _option(run: Run, state: NodeState, scores: Mapping[str, float]) -> Option:
         scores=scores,
         draws=decode.draws,
     )
-
-
-def _tally(account: Account, model: str) -> Tally:
-    if model == POLICY:
-        return account.policy
-    return account.rollout if model == ROLLOUT else account.critics

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import Any, Protocol
 
 import torch
@@ -39,6 +40,23 @@ class Rows:
     """Position of the first of them."""
     ends: Sequence[int]
     """Indices into `tokens` of those whose hidden states and logits are wanted."""
+    stretches: Sequence[int] | None = None
+    """Positions at which stretches of the sequence end, ascending: the whole tiles within a stretch
+    attend as chunks, what is beside them and behind the last stretch as single rows. So a token's
+    bits depend on its place in the sequence, and not on where a computation began. None: the
+    tokens are one stretch."""
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """Positions (first, end) of the runs of whole tiles among the tokens."""
+        stop = self.start + len(self.tokens)
+        begin = 0
+        for end in (stop,) if self.stretches is None else self.stretches:
+            first = max(begin, self.start)
+            first += -first % CHUNK_TOKENS
+            last = min(end, stop) // CHUNK_TOKENS * CHUNK_TOKENS
+            if first < last:
+                yield first, last
+            begin = end
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +91,11 @@ class Resident:
         self._seen: list[torch.Tensor] = []
         if self._language_head is not None:
             self._language_head.register_forward_pre_hook(self._see)
+
+    def whole(self, tokens: int) -> int:
+        """How many of a sequence's first tokens fill whole blocks and whole tiles: at these places
+        its computation may begin with what others have computed."""
+        return tokens - tokens % lcm(self.pool.block_size, CHUNK_TOKENS)
 
     @property
     def parameters(self) -> int:
@@ -131,8 +154,8 @@ class Resident:
 
     def scrub(self, branch: Branch) -> None:
         """Zeroes a branch's own blocks: after a failure they may hold values that are not finite,
-        which would reach whoever is given them next, masked or not. Blocks that it shares hold
-        what was computed before, and others read them."""
+        which would reach whoever is given them next, masked or not. Blocks that it shares, and
+        those of known prompts, hold what was computed before, and others read them."""
         self.storage.zero(branch.own())
 
     def _see(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -153,15 +176,12 @@ class Resident:
             blocks, start, count = sequence.branch.blocks, sequence.start, len(sequence.tokens)
             first = len(tokens)
             tokens.extend(sequence.tokens)
-            if count >= CHUNK_TOKENS:
-                positions.extend(range(start, start + count))
-                slots.extend(sequence.branch.slots(range(start, start + count)))
-                table = torch.tensor(blocks, device=self._device)
-                chunks.append(Chunk(first, count, table, start))
-            else:
-                for position in range(start, start + count):
-                    positions.append(position)
-                    slots.append(blocks[position // size] * size + position % size)
+            positions.extend(range(start, start + count))
+            slots.extend(sequence.branch.slots(range(start, start + count)))
+            at = start
+            tiles = sequence.tiles() if count >= CHUNK_TOKENS else ()
+            for tiled, end in (*tiles, (start + count,) * 2):
+                for position in range(at, tiled):
                     own = position // size + 1
                     width = own + -own % (GROUP_BLOCKS if own <= 4 * GROUP_BLOCKS else 16)
                     rows, tables, lengths = by_width.setdefault(width, ([], [], []))
@@ -169,6 +189,10 @@ class Resident:
                     tables.extend(blocks[:own])
                     tables.extend([PADDING_BLOCK] * (width - own))
                     lengths.append(position + 1)
+                if tiled < end:
+                    table = self._tensor(blocks[: -(-end // size)])
+                    chunks.append(Chunk(first + tiled - start, end - tiled, table, tiled))
+                at = end
             ends.extend(first + end for end in sequence.ends)
         padding = [0] * (-len(tokens) % MIN_ROWS)
         groups = [

@@ -11,7 +11,7 @@ import torch
 
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.pending import Pending
-from mcts_core.engine.state import Seat
+from mcts_core.engine.state import NodeState, Seat
 from mcts_core.kv.branch import Branch
 from mcts_core.search.work import Tally
 
@@ -33,13 +33,20 @@ class Run(Pending):
     branch: Branch = field(kw_only=True)
     tokens: list[int] = field(kw_only=True)
     tally: Tally = field(kw_only=True)
+    origin: NodeState = field(kw_only=True)
+    """The state that it computes, or from which it goes on: its ancestry may hold KV."""
+    stretches: Sequence[int] = field(kw_only=True)
+    """See `Rows.stretches`."""
+    charged: int = field(kw_only=True)
+    """Its job pays for the tokens from here on."""
     seats: Sequence[Seat] = ()
     """States along the sequence that are to be seated here, shortest first."""
     decode: Decode | None = None
     compute_last: bool = True
-    prompt_length: int = 0
-    hidden: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
+    evicted: Sequence[Seat] = ()
+    """Seats on the way whose KV is computed again, and given back to them."""
+    seat: Seat | None = None
+    """Of the state that it has come to by decoding."""
     family: list[Run] = field(default_factory=list)
     """All runs that came from the same one by splitting, this one included."""
 
@@ -54,6 +61,23 @@ class Run(Pending):
         self.tally.cached += self.branch.length
         self.family.append(other)
         return other
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Who comes first when room is short: the request that came first, its oldest job."""
+        return self.job.session.place, self.job.place
+
+    @property
+    def prompt_length(self) -> int:
+        return self.origin.prompt_length
+
+    def charge(self, end: int) -> None:
+        """The tokens before position `end` are there. Each is paid for once, however it was come
+        by: a budget must not depend on what other requests have left or taken."""
+        if end > self.charged:
+            self.job.cost += end - self.charged
+            self.job.session.account.spent += end - self.charged
+            self.charged = end
 
     @property
     def remaining(self) -> int:
@@ -76,6 +100,8 @@ class Run(Pending):
         logits: Sequence[torch.Tensor | None],
     ) -> None:
         """Takes over what the forward gave for the wanted tokens (`ends`, as `wanted` said)."""
+        if self.evicted:
+            self._restore()
         if self.decode is None:
             rows = {start + end + 1: row for row, end in enumerate(ends)}
             for seat in self.seats:
@@ -89,8 +115,16 @@ class Run(Pending):
             if self.decode.finish is None:
                 self.decode.logits = logits[-1]
             else:
-                self.hidden, self.logits = hidden[-1].clone(), _copy(logits[-1])
+                self.seat = Seat(length=len(self.tokens))
+                self.seat.occupy(self.branch, hidden[-1].clone(), _copy(logits[-1]))
                 self.settle()
+
+    def _restore(self) -> None:
+        there = [seat for seat in self.evicted if seat.length <= self.branch.length]
+        self.evicted = [seat for seat in self.evicted if seat not in there]
+        for seat in there:
+            if seat.evicted:
+                seat.restore(self.branch.fork(seat.length))
 
 
 def _copy(row: torch.Tensor | None) -> torch.Tensor | None:

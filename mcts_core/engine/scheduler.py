@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from mcts_core.engine.run import Run
@@ -24,15 +24,16 @@ class Scheduler:
         self._slice_tokens = slice_tokens
         self._turn = 0
 
-    def pick(self, runs: Sequence[Run]) -> list[tuple[Run, int]]:
-        """Runs with something to compute, and the number of their next tokens."""
+    def pick(self, runs: Sequence[Run], admit: Callable[[Run, int], bool]) -> list[tuple[Run, int]]:
+        """Runs with something to compute, and the number of their next tokens. `admit` makes room
+        for these in the KV pool; a run for which it cannot leaves its place to the next."""
         self._turn += 1
         ready = [(run, self._slice(run)) for run in runs if run.remaining]
         if sum(count for _, count in ready) <= self._max_tokens:
-            return ready
+            return [entry for entry in ready if admit(*entry)]
         left, picked = self._max_tokens, []
         for run, count in self._in_turns(ready):
-            if count <= left:
+            if count <= left and admit(run, count):
                 picked.append((run, count))
                 left -= count
         return picked

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from mcts_core.engine.pending import Pending
+from mcts_core.engine.state import NodeState
 from mcts_core.kv.branch import Ledger
 from mcts_core.query import Event
 from mcts_core.search.search import Search, SearchFailed
@@ -35,11 +37,25 @@ class Session:
     deadline: float | None = None
     """When its search must have ended (the same clock)."""
     begun: float | None = None
+    cache_salt: str | None = None
+    """Only prompts with the same salt share their KV with this one."""
+    place: int = 0
+    """In the order in which the engine began its requests."""
     ledger: Ledger = field(default_factory=Ledger)
+    states: WeakSet[NodeState] = field(default_factory=WeakSet)
+    """Those that its search may still use."""
     events: list[Event] = field(default_factory=list)
     jobs: dict[Job, None] = field(default_factory=dict)
     """Pieces of work under way, oldest first."""
     ended: bool = False
+
+    def release(self) -> None:
+        """Gives back all that it holds in the models, tensors included, whoever keeps hold of the
+        session itself or of its search."""
+        for state in tuple(self.states):
+            state.release()
+        self.jobs.clear()
+        self.ledger.release_all()
 
     def emit(self, event: Event) -> None:
         """The listener hears of it at the end of the step."""
@@ -52,8 +68,10 @@ class Job:
 
     session: Session
     work: Work
+    place: int
+    """In the order in which the engine's jobs were begun."""
     cost: int = 0
-    """Tokens computed for it by all models."""
+    """Tokens of all models that it is charged for; see `Account.spent`."""
     steps: Steps | None = None
     waits: Sequence[Pending] = ()
     """What it waits for now."""

@@ -13,11 +13,16 @@ from mcts_core.kv.branch import Branch
 
 @dataclass(slots=True, eq=False)
 class Seat(Pending):
-    """A state's place in one model. Settled once the state's last token was computed there."""
+    """A state's place in one model. Settled once the state's last token was computed there.
+
+    Its KV may be evicted when the pool is full: it is computed again when something goes on from
+    the state. What was read from the model there stays.
+    """
 
     length: int = 0
     """Tokens of the state."""
     branch: Branch | None = None
+    """None before the state is computed, and while its KV is evicted."""
     hidden: torch.Tensor | None = None
     """[hidden] of the last token, after the final norm."""
     logits: torch.Tensor | None = None
@@ -31,17 +36,33 @@ class Seat(Pending):
         if self.released:
             branch.release()
         else:
-            self.branch, self.hidden, self.logits = branch, hidden, logits
+            self.hidden, self.logits = hidden, logits
+            self.restore(branch)
         self.settle()
+
+    @property
+    def evicted(self) -> bool:
+        """Whether it was computed and has no KV now."""
+        return self.branch is None and self.hidden is not None
+
+    def restore(self, branch: Branch) -> None:
+        """`branch` holds the state's KV."""
+        assert self.branch is None
+        self.branch = branch
+        branch.give_up = self.evict
+
+    def evict(self) -> None:
+        if self.branch is not None:
+            self.branch.release()
+        self.branch = None
 
     def release(self) -> None:
         self.released = True
-        if self.branch is not None:
-            self.branch.release()
-        self.branch = self.hidden = self.logits = None
+        self.evict()
+        self.hidden = self.logits = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class NodeState:
     """Implements `search.work.State`."""
 

@@ -57,6 +57,14 @@ class KVStorage:
             for tensor in pair:
                 self._blocks(tensor)[:, list(blocks)] = 0
 
+    def finite(self, blocks: Sequence[int]) -> bool:
+        """Whether all that stands in these blocks is finite."""
+        return all(
+            bool(self._blocks(tensor)[:, list(blocks)].isfinite().all())
+            for pair in self._layers.values()
+            for tensor in pair
+        )
+
     @property
     def bytes(self) -> int:
         """Memory of all layers' tensors."""

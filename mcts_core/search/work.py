@@ -156,7 +156,7 @@ class Opened:
     state: State
     scores: Mapping[str, float]
     spent: int = 0
-    """Tokens that all models computed for this piece of work."""
+    """Tokens of all models that this piece of work is charged for; see `Account.spent`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,8 @@ class Tally:
     computed: int = 0
     """Tokens that went through the model for this request."""
     cached: int = 0
-    """Tokens of context whose KV was found along the tree instead of being computed again."""
+    """Tokens of context whose KV was found, along the tree or by the prompt's beginning, instead of
+    being computed again."""
 
 
 @dataclass(slots=True)
@@ -226,6 +227,10 @@ class Account:
     policy: Tally = field(default_factory=Tally)
     rollout: Tally = field(default_factory=Tally)
     critics: Tally = field(default_factory=Tally)
+    spent: int = 0
+    """Tokens that the request pays for, the sum of what its pieces of work spent: those computed by
+    all models, and those of a prompt whose KV an earlier request had left; but not those that were
+    computed again because a pool was full. It does not depend on other requests."""
     model_seconds: float = 0.0
     """Wall time of the engine steps that this request took part in."""
     blocks_peak: int = 0
@@ -233,8 +238,3 @@ class Account:
     shared_peak: float = 0.0
     """`1 - held / references` of those blocks: the share that is not stored again for each state
     that needs it."""
-
-    @property
-    def spent(self) -> int:
-        """Tokens computed by all models."""
-        return self.policy.computed + self.rollout.computed + self.critics.computed

@@ -177,6 +177,36 @@ async def test_low_precision_is_searched_too(folder: Path) -> None:
     model.close()
 
 
+@pytest.mark.parametrize("method", ["mcts", "beam", "best_of_n"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_searches_in_a_pool_that_is_much_too_small_are_those_that_had_room(
+    folder: Path, dtype: str, method: str
+) -> None:
+    search = {"method": method, "budget": {"simulations": 24}, "parallel": 6, "max_depth": 5}
+
+    async def together(model: served.ServedModel) -> list[Reply]:
+        params = SearchParameters.model_validate(search).over(model.preset)
+        prompt = tuple(range(20, 60))
+        queries = [
+            query(model, search=params, sampling=Sampling(seed=seed), prompt=prompt[: 37 + seed])
+            for seed in range(4)
+        ]
+        replies = await asyncio.gather(*(ask(model, each) for each in queries))
+        await idle(model)
+        model.close()
+        return list(replies)
+
+    roomy = await together(load(folder, block_size=4, dtype=dtype))
+    tight = await together(load(folder, block_size=4, pool_tokens=84, dtype=dtype))
+    for ours, theirs in zip(tight, roomy, strict=True):
+        assert replace(ours.result, first_simulation_seconds=None) == replace(
+            theirs.result, first_simulation_seconds=None
+        )
+        assert ours.account.spent == theirs.account.spent
+    computed = [sum(reply.account.policy.computed for reply in each) for each in (tight, roomy)]
+    assert computed[0] > computed[1]
+
+
 def test_what_cannot_be_served_is_named_by_its_field(model: served.ServedModel) -> None:
     def field(**fields: Any) -> str:
         with pytest.raises(QueryError) as caught:

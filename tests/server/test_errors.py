@@ -58,6 +58,7 @@ CASES: list[tuple[str, Body, str | None]] = [
     ("bias of an unknown token", {"logit_bias": {"999999": 1}}, "logit_bias"),
     ("stream options without a stream", {"stream_options": {}}, "stream_options"),
     ("seed of a wrong type", {"seed": "x"}, "seed"),
+    ("empty salt", {"cache_salt": ""}, "cache_salt"),
 ]
 CHAT_CASES: list[tuple[str, Body, str]] = [
     ("no messages", {"messages": []}, "messages"),

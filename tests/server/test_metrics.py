@@ -70,6 +70,26 @@ def test_the_gauges_describe_the_pools(http: httpx.Client) -> None:
         assert value(samples, "mcts_kv_cache_usage_ratio", pool=pool) == 0
 
 
+def test_prompts_that_begin_alike_are_counted_as_found_for_the_same_tenant_only(
+    http: httpx.Client,
+) -> None:
+    def found_for(salt: str) -> tuple[float, int]:
+        before = value(scrape(http), "mcts_prefix_cache_hit_tokens_total", pool="policy")
+        body = {"model": "demo:greedy", "prompt": 3 * PUZZLE, "max_tokens": 4, "cache_salt": salt}
+        answer = http.post("/v1/completions", json=body).json()
+        after = scrape(http)
+        assert value(after, "mcts_kv_blocks", pool="policy", state="cached") > 0
+        grown = value(after, "mcts_prefix_cache_hit_tokens_total", pool="policy") - before
+        return grown, answer["search"]["tokens"]["spent"]
+
+    new, first_spent = found_for("a tenant")
+    again, spent = found_for("a tenant")
+    other, _ = found_for("another tenant")
+    assert new == other == 0
+    assert again >= 16
+    assert spent == first_spent, "the budget counts a prompt that was found"
+
+
 def test_refusals_are_counted_without_the_clients_words(http: httpx.Client) -> None:
     http.post("/v1/completions", json={"model": "secret-name", "prompt": PUZZLE})
     http.get("/secret-route")

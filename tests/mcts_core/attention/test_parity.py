@@ -153,3 +153,22 @@ def test_scrubbing_a_branch_keeps_its_bad_values_from_the_next_owner() -> None:
     healthy = Branch(resident.pool, Ledger())
     found = step(resident, [(healthy, [8, 9])])
     assert torch.allclose(found[0], full(model, [8, 9])[-1], atol=1e-5)
+
+
+# How many rows an expert of a mixture computes together is another matter, and rounds differently.
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gpt-oss-sinks"])
+def test_a_prompt_begun_at_the_end_of_any_tile_is_the_same_bits_as_at_once(family: str) -> None:
+    """What a later prompt finds in the cache was computed in another prompt's slices."""
+    resident = seat(make(family), blocks=400)
+    ledger = Ledger()
+    text = [3 + 7 * n % (VOCABULARY - 3) for n in range(75)]
+    whole = Branch(resident.pool, ledger)
+    (expected,) = step(resident, [(whole, text)])
+    for at in range(CHUNK_TOKENS, len(text), CHUNK_TOKENS):
+        earlier = Branch(resident.pool, ledger)
+        step(resident, [(earlier, [*text[:at], 90, 91])])
+        later = earlier.fork(at)
+        step(resident, [(later, text[at : at + CHUNK_TOKENS])] if at < 64 else [(earlier, [92])])
+        (logits,) = step(resident, [(later, text[later.length :])])
+        assert torch.equal(logits, expected), at
+    ledger.release_all()

@@ -14,6 +14,8 @@ from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
+from mcts_core.engine.scoring import Scoring
+from mcts_core.engine.seating import Seating
 from mcts_core.engine.session import Session
 from mcts_core.query import Event
 from mcts_core.search.search import SearchFailed, SearchResult
@@ -74,7 +76,14 @@ class Scripted:
 class Running:
     """An engine, and the residents to look into."""
 
-    def __init__(self, *, blocks: int = 400, block_size: int = 4, max_tokens: int = 2048) -> None:
+    def __init__(
+        self,
+        *,
+        blocks: int = 400,
+        block_size: int = 4,
+        max_tokens: int = 2048,
+        prefix_cache: bool = True,
+    ) -> None:
         torch.manual_seed(1)
         heads = {name: Head(32, 8) for name in CRITICS}
         trunk_heads = {name: heads[name] for name, model in CRITICS.items() if model == "policy"}
@@ -84,9 +93,10 @@ class Running:
             "rollout": seat(make("qwen2"), **size),
             "orm": seat(make("qwen3", language_head=False), heads={"orm": heads["orm"]}, **size),
         }
+        seating = Seating(self.residents, 256, prefix_cache=prefix_cache)
         jobs = Jobs(
-            self.residents,
-            CRITICS,
+            seating,
+            Scoring(self.residents, seating, CRITICS),
             Letters(),
             end_tokens=frozenset({END_TOKEN}),
             boundary_tokens={"\n": frozenset({10})},
@@ -98,15 +108,21 @@ class Running:
         self.engine.start()
 
     def begin(
-        self, plan: Plan, listener: Callable[[Any], None], deadline: float | None = None
+        self,
+        plan: Plan,
+        listener: Callable[[Any], None],
+        deadline: float | None = None,
+        salt: str | None = None,
     ) -> Session:
         now = time.monotonic()
         limit = None if deadline is None else now + deadline
-        session = Session(Scripted(plan), Account(), listener, now, deadline=limit)
+        session = Session(Scripted(plan), Account(), listener, now, limit, cache_salt=salt)
         self.engine.submit(session)
         return session
 
-    def run(self, *plans: Plan, deadline: float | None = None) -> list[Any]:
+    def run(
+        self, *plans: Plan, deadline: float | None = None, salt: str | None = None
+    ) -> list[Any]:
         """Runs plans side by side; a list of events or a `SearchFailed` for each."""
         answers: list[Any] = [None] * len(plans)
         ended = [threading.Event() for _ in plans]
@@ -126,7 +142,7 @@ class Running:
             return listen
 
         for index, plan in enumerate(plans):
-            self.begin(plan, listener(index), deadline)
+            self.begin(plan, listener(index), deadline, salt)
         for event in ended:
             assert event.wait(60), "a request was never answered"
         return answers
@@ -137,7 +153,8 @@ class Running:
         for name, resident in self.residents.items():
             pool = resident.pool
             pool.check_integrity()
-            assert pool.free + pool.pinned == pool.total, name
+            assert pool.held == 0, name
+            assert pool.free + pool.cached + pool.pinned == pool.total, name
 
     @staticmethod
     def wait_for(condition: Callable[[], bool]) -> None:

@@ -291,31 +291,6 @@ def test_a_deadline_ends_a_search_within_a_step(running: Running) -> None:
         assert not option.scores
 
 
-def test_four_trees_in_a_pool_for_little_more_than_one_all_end() -> None:
-    roomy = Running(blocks=2000)
-    expected: list[list[Outcome]] = [[] for _ in range(4)]
-    for n, outcomes in enumerate(expected):
-        roomy.run(tree(outcomes, seed=n))
-    peak = max(
-        reply.account.blocks_peak
-        for (*_, reply) in roomy.run(*(tree([], seed=n) for n in range(4)))
-    )
-    roomy.close()
-    tight = Running(blocks=int(peak / 2))
-    found: list[list[Outcome]] = [[] for _ in range(4)]
-    answers = tight.run(*(tree(outcomes, seed=n) for n, outcomes in enumerate(found)))
-    for outcomes, reference, answer in zip(found, expected, answers, strict=True):
-        full = [o for o in outcomes if isinstance(o, Failed)]
-        if not full:
-            assert facts(outcomes) == facts(reference)
-            assert isinstance(answer, list)
-        else:
-            assert {failed.reason for failed in full} == {"kv_exhausted"}
-    assert any(isinstance(answer, list) for answer in answers)
-    tight.idle()
-    tight.close()
-
-
 def test_a_prompt_that_can_never_fit_fails_with_its_reason_beside_a_healthy_request() -> None:
     small = Running(blocks=12)
     reasons: list[Outcome] = []

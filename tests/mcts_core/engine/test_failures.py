@@ -214,33 +214,6 @@ def test_who_pays_for_what_does_not_depend_on_the_load() -> None:
     running.close()
 
 
-def test_a_full_pool_is_relieved_by_who_fills_that_pool() -> None:
-    """A request that holds more, but in the pools of other models, is left alone."""
-    running = Running(blocks=60)
-    hot = Sampling(temperature=1.5, logit_bias=((2, -100.0), *NEVER_SICK))
-    broad: list[Outcome] = []
-    greedy: list[Outcome] = []
-
-    def many_models() -> Plan:
-        (root,) = yield [Open(tuple(3 + n % 90 for n in range(100)), ("orm",))]
-        assert isinstance(root, Opened)
-        broad.extend((yield [Rollout(root.state, hot, (0, -1), 2)]))
-        broad.extend((yield [Extend(root.state, hot, (0, 0), Boundary(), 60)]))
-
-    def one_model() -> Plan:
-        (root,) = yield [Open(tuple(3 + n % 90 for n in range(80)))]
-        assert isinstance(root, Opened)
-        yield [Extend(root.state, Sampling(logit_bias=hot.logit_bias), (0, 0), Boundary(), 3)]
-        works = [Extend(root.state, hot, (0, n), Boundary(), 60) for n in range(1, 13)]
-        greedy.extend((yield works))
-
-    running.run(many_models(), one_model())
-    assert any(isinstance(outcome, Failed) for outcome in greedy)
-    assert not [outcome for outcome in broad if isinstance(outcome, Failed)]
-    running.idle()
-    running.close()
-
-
 def test_the_gauges_add_up_at_any_moment(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are read from other threads, while blocks come and go."""
     pool = running.residents["policy"].pool

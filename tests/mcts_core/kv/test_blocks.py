@@ -22,10 +22,10 @@ def test_a_block_is_free_only_after_its_last_reference() -> None:
     block = pool.allocate()
     pool.share(block)
     assert pool.shared(block)
-    assert not pool.release(block)
-    assert pool.held == 1
-    assert pool.release(block)
-    assert pool.free == 2
+    pool.release(block)
+    assert (pool.held, pool.free) == (1, 1)
+    pool.release(block)
+    assert (pool.held, pool.free) == (0, 2)
 
 
 def test_a_block_released_too_often_is_an_error_and_not_a_second_free_block() -> None:

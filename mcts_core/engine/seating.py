@@ -1,0 +1,204 @@
+"""Where states sit: seats in models, and the runs that compute what a seat lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from mcts_core.engine.decode import Decode
+from mcts_core.engine.pending import WorkFailed
+from mcts_core.engine.resident import Resident
+from mcts_core.engine.run import Run
+from mcts_core.engine.session import Job, Session
+from mcts_core.engine.state import NodeState, Seat
+from mcts_core.kv.branch import Branch
+from mcts_core.search.work import Account, Failed, Tally
+
+POLICY = "policy"
+ROLLOUT = "rollout"
+RELEASED = Failed("internal", "the state was released while it was in use")
+
+
+class Seating:
+    """All runs under way, and how states come to their seats."""
+
+    def __init__(
+        self, residents: Mapping[str, Resident], context_length: int, *, prefix_cache: bool = True
+    ) -> None:
+        """`prefix_cache` keeps the KV of prompts for later requests, as long as there is room."""
+        self._residents = residents
+        self._context_length = context_length
+        self._prefix_cache = prefix_cache
+        self.runs: list[Run] = []
+        self.parked: list[Run] = []
+        """Runs that gave up their KV because a pool is full; they begin again later."""
+
+    def seat(self, job: Job, state: NodeState, model: str) -> Seat:
+        """The state's seat in a model; if it has none, a run is begun that computes what is
+        missing since the nearest ancestor that has one, and seats those on the way as well."""
+        known = state.seats.get(model)
+        if known is not None and known.failure is None:
+            return known
+        if state.released:
+            raise WorkFailed(RELEASED)
+        limit = self._residents[model].context_length
+        if model not in (POLICY, ROLLOUT) and len(state.tokens) > limit:
+            message = f"{model}: the context of {limit} tokens is full"
+            raise WorkFailed(Failed("critic_error", message))
+        path: list[NodeState] = []
+        base: Seat | None = None
+        for ancestor in state.ancestry():
+            base = ancestor.seats.get(model)
+            if base is not None and not base.released:
+                break
+            base = None
+            path.append(ancestor)
+        # Nobody comes back to a released state on the way.
+        path = [ancestor for ancestor in reversed(path) if not ancestor.released]
+        seats = [Seat(length=len(missing.tokens)) for missing in path]
+        for missing, seat in zip(path, seats, strict=True):
+            missing.seats[model] = seat
+        if self._prefix_cache and path[0].parent is None:
+            seats[0].waiters.append(partial(self._keep, job.session, path[0], model))
+        run = self._run(job, model, state, state.tokens, base, seats=seats)
+        if base is None or base.settled:
+            self._begin(run, base)
+        else:
+            base.waiters.append(partial(self._begin, run, base))
+        return seats[-1]
+
+    def extend(
+        self,
+        job: Job,
+        parent: NodeState,
+        seat: Seat,
+        model: str,
+        decode: Decode,
+        *,
+        compute_last: bool = True,
+    ) -> Run:
+        """Begins a run that draws an option after `parent`."""
+        if seat.hidden is None:
+            raise WorkFailed(RELEASED)
+        if len(parent.tokens) >= self._context_length:
+            message = f"the model's context of {self._context_length} tokens is full"
+            raise WorkFailed(Failed("context_length", message))
+        tokens = list(parent.tokens)
+        run = self._run(job, model, parent, tokens, seat, decode=decode, compute_last=compute_last)
+        run.family.append(run)
+        self._begin(run, seat)
+        return run
+
+    def attach(self, run: Run) -> None:
+        """Gives a run the KV that is there already: that of the nearest ancestor that has some, or
+        else what earlier prompts have in common with its own."""
+        run.branch.release()
+        run.seats = [seat for seat in run.seats if not seat.settled]
+        run.evicted = evicted = []
+        seat: Seat | None = None
+        for state in run.origin.ancestry():
+            seat = state.seats.get(run.model)
+            if seat is not None and seat.branch is not None:
+                run.branch = seat.branch.fork()
+                break
+            if seat is not None and seat.evicted:
+                evicted.append(seat)
+        else:
+            run.branch = self._beginning(run)
+        run.tally.cached += run.branch.length
+        if run.decode is not None:
+            run.decode.logits = None if run.remaining or seat is None else seat.logits
+
+    def fail(self, run: Run, failed: Failed) -> None:
+        """Gives a run up: its blocks are cleaned and returned, and those who wait for it hear."""
+        self._residents[run.model].scrub(run.branch)
+        run.branch.release()
+        for seat in run.seats:
+            if not seat.settled:
+                seat.released = True
+                seat.settle(failed)
+        run.settle(failed)
+
+    def sweep(self) -> None:
+        """Forgets the runs that are settled."""
+        self.runs = [run for run in self.runs if not run.settled]
+        if self.parked:
+            self.parked = [run for run in self.parked if not run.settled]
+
+    def drop(self, session: Session) -> None:
+        """Forgets a request's runs."""
+        self.runs = [run for run in self.runs if run.job.session is not session]
+        self.parked = [run for run in self.parked if run.job.session is not session]
+
+    def _run(
+        self,
+        job: Job,
+        model: str,
+        origin: NodeState,
+        tokens: list[int],
+        base: Seat | None,
+        *,
+        seats: Sequence[Seat] = (),
+        decode: Decode | None = None,
+        compute_last: bool = True,
+    ) -> Run:
+        # The policy draws what follows the prompt token by token; other models read whole options.
+        stretches = [origin.prompt_length]
+        if model != POLICY:
+            stretches = sorted(len(state.tokens) for state in origin.ancestry())
+        return Run(
+            job=job,
+            model=model,
+            branch=Branch(self._residents[model].pool, job.session.ledger),
+            tokens=tokens,
+            tally=_tally(job.session.account, model),
+            origin=origin,
+            stretches=stretches,
+            charged=0 if base is None else base.length,
+            seats=seats,
+            decode=decode,
+            compute_last=compute_last,
+        )
+
+    def _begin(self, run: Run, base: Seat | None) -> None:
+        """Begins a run, whose base has been computed."""
+        if base is not None and base.failure is not None:
+            self.fail(run, base.failure)
+        elif base is not None and base.released:
+            self.fail(run, RELEASED)
+        elif not run.job.session.ended:
+            self.attach(run)
+            self.runs.append(run)
+
+    def _beginning(self, run: Run) -> Branch:
+        """A branch over the blocks in which earlier prompts begin like this run's."""
+        resident = self._residents[run.model]
+        branch = Branch(resident.pool, run.job.session.ledger)
+        if self._prefix_cache:
+            # The last token of the first state on the way is computed: its hidden state is wanted.
+            wanted = (seat.length for seat in run.seats)
+            last = min(wanted, default=len(run.tokens)) - 1
+            whole = resident.whole(min(last, run.prompt_length))
+            found = resident.pool.find(run.job.session.cache_salt, run.tokens[:whole])
+            size = resident.pool.block_size
+            branch.adopt(found[: resident.whole(len(found) * size) // size])
+            run.charge(branch.length)
+        return branch
+
+    def _keep(self, session: Session, root: NodeState, model: str) -> None:
+        """Makes a prompt's blocks known to later requests, once they are computed."""
+        seat, resident = root.seats[model], self._residents[model]
+        if seat.branch is None:
+            return
+        tokens = root.tokens[: resident.whole(len(root.tokens))]
+        known = len(resident.pool.find(session.cache_salt, tokens))
+        blocks = seat.branch.blocks[: len(tokens) // resident.pool.block_size]
+        # A row whose neighbours are not finite may be finite itself, behind an attention window.
+        if len(blocks) > known and resident.storage.finite(blocks[known:]):
+            resident.pool.keep(session.cache_salt, tokens, blocks)
+
+
+def _tally(account: Account, model: str) -> Tally:
+    if model == POLICY:
+        return account.policy
+    return account.rollout if model == ROLLOUT else account.critics

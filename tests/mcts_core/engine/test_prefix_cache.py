@@ -1,0 +1,150 @@
+"""What would break: a prompt that was found computes other bits than one that was not, pays
+another price, or reaches another tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from mcts_core.query import Reply
+from mcts_core.search.work import Failed, Open, Opened, Outcome, Release
+from tests.mcts_core.engine.harness import Plan, Running
+from tests.mcts_core.engine.test_engine import SICK, facts, tree
+from tests.mcts_core.engine.test_preemption import bushy
+
+WARM = tuple(3 + 7 * n % 90 for n in range(150))
+
+
+@pytest.mark.parametrize("block_size", [4, 16, 32])
+@pytest.mark.parametrize("shared", [64, 76, 96, 150])
+def test_a_search_is_the_same_bits_whether_its_prompt_was_found_or_computed(
+    block_size: int, shared: int
+) -> None:
+    """The prompts end anywhere beside the ends of blocks, tiles and slices."""
+    warm = Running(blocks=900, block_size=block_size)
+    warm.run(bushy([], 4, WARM[:shared]))
+    for length in (65, 80, 131):
+        prompt = [*WARM[:shared], *range(20, 90), *range(9, 40)][:length]
+        expected: list[Outcome] = []
+        found: list[Outcome] = []
+        fresh = Running(blocks=900, block_size=block_size)
+        ((*_, computed),) = fresh.run(bushy(expected, 4, prompt))
+        ((*_, reply),) = warm.run(bushy(found, 4, prompt))
+        assert facts(found) == facts(expected)
+        assert isinstance(computed, Reply)
+        for kind in ("policy", "rollout", "critics"):
+            ours, theirs = getattr(reply.account, kind), getattr(computed.account, kind)
+            assert ours.computed + ours.cached == theirs.computed + theirs.cached
+            assert theirs.computed - ours.computed >= min(length - 1, shared) // 32 * 32 - 32
+            assert ours.computed < theirs.computed
+        fresh.idle()
+        fresh.close()
+    warm.idle()
+    warm.close()
+
+
+def opened(prompt: Sequence[int]) -> Plan:
+    yield [Open(tuple(prompt), ("orm",))]
+
+
+def computed_for(running: Running, prompt: Sequence[int], salt: str | None = None) -> int:
+    """Tokens that the models compute to open the prompt."""
+    ((*_, reply),) = running.run(opened(prompt), salt=salt)
+    account = reply.account
+    return int(account.policy.computed + account.critics.computed)
+
+
+def test_tenants_share_prompts_with_their_own_salt_only(running: Running) -> None:
+    prompt = WARM[:65]
+    assert computed_for(running, prompt) == 2 * 65
+    assert computed_for(running, prompt) == 2
+    assert computed_for(running, prompt, "mine") == 2 * 65
+    assert computed_for(running, prompt, "mine") == 2
+    assert computed_for(running, prompt, "yours") == 2 * 65
+
+
+def test_a_prompt_of_whole_blocks_computes_its_last_tile_again(running: Running) -> None:
+    assert computed_for(running, WARM[:64]) == 2 * 64
+    assert computed_for(running, WARM[:64]) == 2 * 16
+
+
+def test_nothing_is_kept_when_the_cache_is_switched_off() -> None:
+    running = Running(prefix_cache=False)
+    assert computed_for(running, WARM[:65]) == computed_for(running, WARM[:65]) == 2 * 65
+    assert all(not resident.pool.cached for resident in running.residents.values())
+    running.idle()
+    running.close()
+
+
+def test_the_gauges_count_cached_blocks_and_found_tokens(running: Running) -> None:
+    computed_for(running, WARM[:65])
+    running.idle()
+    gauge = running.engine.gauges().pools["policy"]
+    assert (gauge.cached, gauge.held, gauge.found_tokens) == (16, 0, 0)
+    computed_for(running, WARM[:65])
+    assert running.engine.gauges().pools["policy"].found_tokens == 64
+
+
+def test_a_cached_prompt_gives_way_to_what_is_computed_now() -> None:
+    running = Running(blocks=40)
+    computed_for(running, WARM[:129])
+    running.idle()
+    assert running.engine.gauges().pools["policy"].free < 10
+    assert computed_for(running, range(3, 90)) == 2 * 87
+    running.idle()
+    running.close()
+
+
+@pytest.fixture
+def sick_token(running: Running) -> Iterator[int]:
+    embedding = running.residents["policy"]._model.get_input_embeddings()
+    kept = embedding.weight[SICK].clone()
+    embedding.weight.data[SICK] = float("nan")
+    yield SICK
+    embedding.weight.data[SICK] = kept
+
+
+def test_a_prompt_that_was_not_finite_is_not_kept(running: Running, sick_token: int) -> None:
+    sick = [*WARM[:40], sick_token, *WARM[40:80]]
+    ((*_, reply),) = running.run(opened(sick))
+    assert isinstance(reply, Reply)
+    pool = running.residents["policy"].pool
+    assert pool.cached == pool.held == 0
+    assert computed_for(running, WARM[:80]) == 2 * 80
+
+
+def test_a_failure_behind_a_found_prompt_leaves_it_as_it_was(
+    running: Running, sick_token: int
+) -> None:
+    """Its blocks are referred to by nobody else, and still they are not the run's own."""
+    expected: list[Outcome] = []
+    running.run(tree(expected, prompt=WARM[:70]))
+    again: list[Outcome] = []
+    sick: list[Outcome] = []
+
+    def poisoned() -> Plan:
+        sick.extend((yield [Open((*WARM[:64], sick_token, *WARM[65:70]))]))
+
+    running.run(poisoned())
+    assert isinstance(sick[0], Failed)
+    running.run(tree(again, prompt=WARM[:70]))
+    assert facts(again) == facts(expected)
+
+
+def test_prompts_that_are_released_and_found_again_while_others_hold_them(
+    running: Running,
+) -> None:
+    expected: list[Outcome] = []
+    running.run(bushy(expected, 3, WARM[:90]))
+
+    def restless() -> Plan:
+        for end in (33, 65, 90, 140, 50):
+            (root,) = yield [Open(WARM[:end], ("orm",))]
+            assert isinstance(root, Opened)
+            yield [Release(root.state), Open(WARM[20:end])]
+
+    outcomes: list[Outcome] = []
+    answers = running.run(restless(), bushy(outcomes, 3, WARM[:90]), restless())
+    assert all(isinstance(answer, list) for answer in answers)
+    assert facts(outcomes) == facts(expected)
