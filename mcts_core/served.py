@@ -172,6 +172,9 @@ class ServedModel:
             outcome_critics=frozenset(
                 name for name, card in self._critics.items() if not card.scores_unfinished
             ),
+            process_critics=frozenset(
+                name for name, card in self._critics.items() if card.kind == "prm"
+            ),
             rollouts_available=self._manifest.rollout is not None,
         )
         limit = query.search.budget.deadline_ms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from math import isfinite, isinf
+from math import inf, isfinite, isinf
 
 from mcts_core.search.flow import Steps, WorkFailed
 from mcts_core.search.task import Task
@@ -47,6 +47,7 @@ class Evaluation:
         "_max_tokens",
         "_outbox",
         "_outcome_critics",
+        "_process_critics",
         "_rollout_sampling",
         "_rollouts",
         "_stop",
@@ -60,6 +61,11 @@ class Evaluation:
         self._asked = tuple(parameters.critics)
         self._weights = tuple((name, w) for name, w in parameters.critics.items() if w > 0)
         self._outcome_critics = task.outcome_critics
+        self._process_critics: tuple[str, ...] = ()
+        if parameters.process == "min":
+            self._process_critics = tuple(
+                n for n in parameters.critics if n in task.process_critics
+            )
         self._max_tokens = task.max_tokens
         self._stop = task.stop
         self._rollouts = parameters.rollouts
@@ -210,7 +216,7 @@ class Evaluation:
 
     def note(self, tree: Tree, node: Node) -> None:
         """Mixes the node's scores anew, and lets its parent and the tree know."""
-        node.score = score = self.mix(node.scores)
+        node.score = score = self.mix(self._along(node) if self._process_critics else node.scores)
         if score is None:
             return
         parent = node.parent
@@ -222,6 +228,20 @@ class Evaluation:
             best = tree.best
             if best is None or best.score is None or score > best.score:
                 tree.best = node
+
+    def _along(self, node: Node) -> dict[str, float]:
+        """The scores of `node`, those of process critics the lowest on the way from the prompt: a
+        trajectory is no better than its worst step (Lightman et al., "Let's verify step by step",
+        arXiv 2305.20050)."""
+        scores = dict(node.scores)
+        above = node.parent
+        while above is not None and above.parent is not None:
+            for name in self._process_critics:
+                score = above.scores.get(name)
+                if score is not None and score < scores.get(name, inf):
+                    scores[name] = score
+            above = above.parent
+        return scores
 
     def release(self, node: Node) -> None:
         """Gives the node's KV back; nothing can follow it any more."""

@@ -154,6 +154,8 @@ class SearchParameters(Strict):
     rollouts: Rollouts = Rollouts()
     critics: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Weight of each critic in the mixed score; critics that are not named are not asked."""
+    process: Literal["last", "min"] = "last"
+    """What a process reward critic says of a state: its score there, or the lowest on the way."""
     parallel: Annotated[int, Field(ge=1)] = 8
     """Simulations in flight within one tree (virtual loss)."""
     stop_when: StopWhen = StopWhen()

@@ -66,32 +66,31 @@ def uct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, fl
     return best, best_bound
 
 
-def puct_unseen(node: Node, c: float) -> float:
-    """The bonus of the option that was not drawn yet: its prior is the policy's mass that no
-    sibling has taken, its visits are the draws so far."""
-    drawn = len(node.children) + node.pending
-    return c * node.unseen * sqrt(node.visits + node.virtual) / (1 + drawn)
+def puct_new(node: Node, c: float) -> float:
+    """The bonus of an option that was not drawn yet: unvisited, with an equal share as its prior.
+    (The policy's mass that is left is no measure: a policy that is wrong is sure of it.)"""
+    return c * sqrt(node.visits + node.virtual) / (1 + len(node.children) + node.pending)
 
 
-def uct_unseen(node: Node, c: float) -> float:
-    """The same for `uct`, which knows no priors."""
+def uct_new(node: Node, c: float) -> float:
+    """The same for `uct`, which knows no priors: as many visits as there were draws."""
     drawn = len(node.children) + node.pending
     return c * sqrt(log(max(1, node.visits + node.virtual)) / (1 + drawn))
 
 
 RULES: dict[str, tuple[Rule, Callable[[Node, float], float]]] = {
-    "puct": (puct, puct_unseen),
-    "uct": (uct, uct_unseen),
+    "puct": (puct, puct_new),
+    "uct": (uct, uct_new),
 }
 
 
 class Selection:
     """Walks from the root to a node that has room for another option."""
 
-    __slots__ = ("_c", "_rule", "_unseen", "_width")
+    __slots__ = ("_bonus", "_c", "_rule", "_width")
 
     def __init__(self, parameters: Select, width: AdaptiveWidth) -> None:
-        self._rule, self._unseen = RULES[parameters.rule]
+        self._rule, self._bonus = RULES[parameters.rule]
         self._c = parameters.c
         self._width = width
 
@@ -132,7 +131,7 @@ class Selection:
     def _new(self, tree: Tree, node: Node) -> float:
         """The bound of a new option below `node`: what its siblings were worth on average when
         they were new, and the rule's bonus."""
-        bonus = self._unseen(node, self._c)
+        bonus = self._bonus(node, self._c)
         scored = [child.score for child in node.children if child.score is not None]
         if not scored or tree.high <= tree.low:
             return bonus

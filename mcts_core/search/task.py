@@ -23,5 +23,7 @@ class Task:
     stream: bool
     outcome_critics: frozenset[str]
     """Critics that score finished trajectories only."""
+    process_critics: frozenset[str]
+    """Critics that judge whether the steps so far are right."""
     rollouts_available: bool
     """Whether there is a rollout model."""

@@ -54,7 +54,6 @@ class Node:
         "text",
         "tokens",
         "total",
-        "unseen",
         "virtual",
         "visits",
     )
@@ -109,8 +108,6 @@ class Node:
         """Options drawn so far; the next draw's index."""
         self.avoid: tuple[Sibling, ...] = ()
         """Options drawn already, for sampling without replacement (`drawn`)."""
-        self.unseen = 1.0
-        """The probability mass of all others, under the distribution that is drawn from."""
         self.priors = 0.0
         """The children's likelihoods together."""
         self.importance = 0.0
@@ -146,7 +143,6 @@ class Node:
     def drawn(self, option: Option) -> None:
         """Further draws avoid `option`."""
         self.avoid = (*self.avoid, Sibling(option.tokens, option.draw_logprobs))
-        self.unseen = max(0.0, self.unseen - exp(sum(option.draw_logprobs)))
 
     def path(self) -> list[Node]:
         """The nodes from the root to here, both included."""

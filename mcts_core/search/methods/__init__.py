@@ -41,12 +41,14 @@ def create(
     clock: Callable[[], float],
     started: float,
     outcome_critics: frozenset[str],
+    process_critics: frozenset[str],
     rollouts_available: bool,
 ) -> Search:
     """A search that has not begun.
 
     `clock` is in seconds and `started`, on it, the request's admission: deadlines count from
-    there. `outcome_critics` are those that score finished trajectories only.
+    there. `outcome_critics` are those that score finished trajectories only,
+    `process_critics` those that judge steps.
     """
     task = Task(
         prompt=prompt,
@@ -57,6 +59,7 @@ def create(
         n=n,
         stream=stream,
         outcome_critics=outcome_critics,
+        process_critics=process_critics,
         rollouts_available=rollouts_available,
     )
     return METHODS[parameters.method](task, clock, started)

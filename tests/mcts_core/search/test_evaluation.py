@@ -26,7 +26,9 @@ ALL = {"value": 0.5, "noise": 0.25, "orm": 0.25}
 def evaluation(critics: dict[str, float], **parameters: object) -> Evaluation:
     search = SearchParameters.model_validate({"critics": critics, **parameters})
     outcome = frozenset(("orm",))
-    return Evaluation(Task((1,), search, Sampling(), 100, (), 1, False, outcome, True), [])
+    process = frozenset(("prm",))
+    task = Task((1,), search, Sampling(), 100, (), 1, False, outcome, process, True)
+    return Evaluation(task, [])
 
 
 @given(
@@ -44,6 +46,22 @@ def test_the_mixture_is_the_weighted_mean_over_those_who_scored() -> None:
     assert own.mix({"value": 0.9, "noise": 0.3}) == pytest.approx((0.45 + 0.075) / 0.75)
     assert own.mix({}) is None
     assert evaluation({"value": 0.0}).mix({"value": 1.0}) is None, "it is reported, not mixed"
+
+
+@pytest.mark.parametrize(
+    ("process", "expected"), [("last", [0.5, 0.8, 0.95]), ("min", [0.5, 0.75, 0.8])]
+)
+def test_a_process_critic_may_say_the_worst_of_the_way(process: str, expected: list[float]) -> None:
+    own = evaluation({"prm": 1.0, "value": 1.0}, process=process)
+    tree = new_tree()
+    tree.root.scores = {"prm": 0.1, "value": 0.1}  # the prompt is no step
+    node, mixed = tree.root, []
+    for prm, value in ((0.6, 0.4), (0.7, 0.9), (0.9, 1.0)):
+        node = tree.add(node, option(f"{prm}"), None, "mcts")
+        node.scores = {"prm": prm, "value": value}
+        own.note(tree, node)
+        mixed.append(node.score)
+    assert mixed == pytest.approx(expected)
 
 
 def test_outcome_critics_are_asked_at_ends_only() -> None:

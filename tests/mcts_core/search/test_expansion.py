@@ -32,7 +32,18 @@ class Desk:
 
     def __init__(self, *, max_tokens: int = 100, **parameters: object) -> None:
         search = SearchParameters.model_validate(parameters)
-        task = Task((1,), search, Sampling(seed=5), max_tokens, (), 1, False, frozenset(), False)
+        task = Task(
+            (1,),
+            search,
+            Sampling(seed=5),
+            max_tokens,
+            (),
+            1,
+            False,
+            frozenset(),
+            frozenset(),
+            False,
+        )
         self.outbox: list[Work] = []
         self.tree: Tree = new_tree()
         self.extended: list[Extend] = []

@@ -17,7 +17,9 @@ from tests.mcts_core.search.world import World, grow, solve
 
 def evaluation() -> Evaluation:
     search = SearchParameters(critics={"value": 1.0})
-    return Evaluation(Task((1,), search, Sampling(), 100, (), 1, False, frozenset(), False), [])
+    return Evaluation(
+        Task((1,), search, Sampling(), 100, (), 1, False, frozenset(), frozenset(), False), []
+    )
 
 
 def grown(tree: Tree, parent: Node, text: str, score: float, end: End | None = None) -> Node:

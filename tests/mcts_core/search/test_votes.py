@@ -16,7 +16,9 @@ from tests.mcts_core.search.world import World, grow, solve
 
 def evaluation(critics: bool = True) -> Evaluation:
     search = SearchParameters(critics={"value": 1.0} if critics else {})
-    return Evaluation(Task((1,), search, Sampling(), 100, (), 1, False, frozenset(), False), [])
+    return Evaluation(
+        Task((1,), search, Sampling(), 100, (), 1, False, frozenset(), frozenset(), False), []
+    )
 
 
 def ballot(tree: Tree, text: str, score: float | None = None) -> Node:

@@ -308,6 +308,7 @@ def build(
         clock=clock,
         started=clock(),
         outcome_critics=frozenset(("orm",)),
+        process_critics=frozenset(("prm",)),
         rollouts_available=rollouts_available,
     )
 
