@@ -150,6 +150,8 @@ class SearchParameters(Strict):
     max_depth: Annotated[int, Field(ge=1)] = 32
     width: Width = Width()
     select: Select = Select()
+    backup: Literal["mean", "max"] = "mean"
+    """A node's value: the mean of what was backed up through it, or the best of its children's."""
     merge: Merge = Merge()
     rollouts: Rollouts = Rollouts()
     critics: dict[str, Annotated[float, Field(ge=0)]] = {}

@@ -73,7 +73,7 @@ class TreeNode:
     """Length of that option."""
     visits: int
     value: float | None
-    """Mean of the values backed up through here; None before the first."""
+    """Q, by `search.backup` of the values that came through here; None before the first."""
     prior: float
     """The policy's share of the option among its siblings."""
     score: float | None

@@ -1,6 +1,6 @@
 """Selection: the tree policy that leads a simulation to the node to be expanded.
 
-Means are min-max normalised over the tree before they meet the bonus, because critics have unequal
+Values are min-max normalised over the tree before they meet the bonus, because critics have unequal
 scales (as in mctx and MuZero, arXiv 1911.08265, appendix B). A visit in flight counts as one of
 the tree's lowest value (virtual loss), so that parallel simulations spread.
 """
@@ -37,7 +37,7 @@ def puct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, f
         taken = visits + child.virtual
         bound = bonus * child.likelihood / (1 + taken)
         if taken:
-            bound += (child.total - low * visits) * scale / taken
+            bound += (child.value - low) * visits * scale / taken
         if bound > best_bound:
             best, best_bound = child, bound
     return best, best_bound
@@ -60,7 +60,7 @@ def uct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, fl
         taken = visits + child.virtual
         if not taken:
             return child, inf
-        bound = (child.total - low * visits) * scale / taken + c * sqrt(explore / taken)
+        bound = (child.value - low) * visits * scale / taken + c * sqrt(explore / taken)
         if bound > best_bound:
             best, best_bound = child, bound
     return best, best_bound
@@ -100,8 +100,8 @@ class Selection:
         expanded waits for simulations in flight, or nothing is left.
 
         Solved nodes (terminals, and subtrees in which all is known) are absorbing: they are never
-        walked into. But where the rule prefers one, its mean is backed up once more on the way,
-        so that visits and means go on following the rule at no cost.
+        walked into. But where the rule prefers one, its value is backed up once more on the
+        way, so that visits and values go on following the rule at no cost.
         """
         rule, c, width = self._rule, self._c, self._width
         node = tree.root
@@ -126,7 +126,7 @@ class Selection:
             return None
         if absorbed is not None:
             tree.absorbed += 1
-            backup(tree, absorbed, absorbed[-1].mean)
+            backup(tree, absorbed, absorbed[-1].value)
         return path
 
     def _new(self, tree: Tree, node: Node) -> float:

@@ -13,6 +13,10 @@ End = Literal["stop", "length"]
 limit of the request or the model cut it ("length": an unfinished end)."""
 
 
+Backup = Literal["mean", "max"]
+"""What becomes of the values that are backed up through a node; see `search.backup`."""
+
+
 class Node:
     """A state: the prompt and the options so far.
 
@@ -55,6 +59,7 @@ class Node:
         "tokens",
         "total",
         "unseen",
+        "value",
         "virtual",
         "visits",
     )
@@ -95,6 +100,8 @@ class Node:
         self.visits = 0
         self.total = 0.0
         """Sum of the values backed up through here."""
+        self.value = 0.0
+        """Q, as `Tree.backup` makes it of them; 0 before the first."""
         self.virtual = 0
         """Simulations in flight through here; selection counts each as a visit of the lowest
         value (virtual loss)."""
@@ -123,11 +130,6 @@ class Node:
         """Nothing is left to be done at or below this node."""
         self.finished = end == "stop"
         """A terminal is at or below this node."""
-
-    @property
-    def mean(self) -> float:
-        """Q: the mean of the values backed up through here; 0 before the first."""
-        return self.total / self.visits if self.visits else 0.0
 
     @property
     def prior(self) -> float:
@@ -162,9 +164,21 @@ class Node:
 class Tree:
     """The root, the terminals found, and the range of the values seen."""
 
-    __slots__ = ("absorbed", "best", "depth", "high", "low", "merged", "nodes", "root", "terminals")
+    __slots__ = (
+        "absorbed",
+        "backup",
+        "best",
+        "depth",
+        "high",
+        "low",
+        "merged",
+        "nodes",
+        "root",
+        "terminals",
+    )
 
-    def __init__(self, state: State, origin: str) -> None:
+    def __init__(self, state: State, origin: str, backup: Backup = "mean") -> None:
+        self.backup: Backup = backup
         self.root = Node(0, None, state, (), (), "", None, origin)
         self.nodes = 1
         self.terminals: list[Node] = []

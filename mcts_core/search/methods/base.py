@@ -157,7 +157,7 @@ class TreeSearch(ABC):
 
     def _open(self) -> Steps[None]:
         opened = yield from self._evaluation.open(self._task.prompt, critics=self.step_scores)
-        tree = Tree(opened.state, self.name)
+        tree = Tree(opened.state, self.name, self._task.parameters.backup)
         if self.step_scores:
             yield from self._evaluation.evaluate(tree, tree.root, opened.scores)
             value = self._evaluation.value(tree, tree.root)
@@ -277,7 +277,7 @@ def _trajectory(node: Node) -> Trajectory:
 
 
 def _root_option(node: Node) -> RootOption:
-    return RootOption(node.text, node.visits, node.mean, node.prior, dict(node.scores))
+    return RootOption(node.text, node.visits, node.value, node.prior, dict(node.scores))
 
 
 def _tree_node(node: Node) -> TreeNode:
@@ -288,7 +288,7 @@ def _tree_node(node: Node) -> TreeNode:
         text=node.text,
         tokens=len(node.tokens),
         visits=node.visits,
-        value=node.mean if node.visits else None,
+        value=node.value if node.visits else None,
         prior=node.prior,
         score=node.score,
         scores=dict(node.scores),

@@ -80,7 +80,7 @@ class MCTS(TreeSearch):
                 ]
                 if merged is not None and merged.visits:
                     path.append(merged)
-                    values.append(merged.mean)
+                    values.append(merged.value)
                 if values:
                     backup(tree, path, max(values))
                     self._meter.simulated()
@@ -102,7 +102,7 @@ class MCTS(TreeSearch):
 
         `best`: the best terminal has the score 1, and no score beyond 1 was ever seen, as with
         critics that give probabilities. `visits`: at every node of the way down the leader is
-        further ahead than all visits left. `value` and `vote`: means can always change, and nobody
+        further ahead than all visits left. `value` and `vote`: values can always change, and nobody
         knows how many terminals are still to be found.
         """
         if self._task.n > 1:

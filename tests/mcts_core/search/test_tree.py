@@ -56,7 +56,7 @@ class Ledger:
         new, merged = yield from self._expansion.expand(tree, node, count, origin)
         self.drawn.setdefault(node, []).append(new)
         if merged is not None and merged.visits:
-            self.ended.setdefault(merged, []).append(merged.mean)
+            self.ended.setdefault(merged, []).append(merged.value)
         return new, merged
 
     def absorb(self, tree: Tree, path: list[Node], value: float) -> None:
@@ -133,7 +133,12 @@ def test_whatever_happens_the_tree_stays_consistent(
             assert not node.children, "a terminal is absorbing"
             assert node in tree.terminals
         if node.visits:
-            assert tree.low - 1e-9 <= node.mean <= tree.high + 1e-9
+            assert tree.low - 1e-9 <= node.value <= tree.high + 1e-9
+            below = [child.value for child in node.children if child.visits]
+            if tree.backup == "mean":
+                assert node.value == node.total / node.visits
+            elif below and expire_after is None:
+                assert node.value == max(below)
         if parameters.critics and node.score is not None:
             assert 0.0 <= node.score <= 1.0
             assert isfinite(node.score)
