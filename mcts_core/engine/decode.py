@@ -10,7 +10,7 @@ import torch
 from mcts_core.engine.noise import uniform
 from mcts_core.engine.sampler import Draw, Drawn
 from mcts_core.engine.siblings import SiblingFilter
-from mcts_core.engine.text import Decoder, OptionText
+from mcts_core.engine.text import CONTEXT_TOKENS, Decoder, OptionText, Written, read
 from mcts_core.query import TokenEvent
 from mcts_core.search.work import Boundary, Finish, Sampling, Sibling, TokenLogprob
 
@@ -35,6 +35,8 @@ class Decode:
         "_siblings",
         "_stream",
         "_text",
+        "_tokens",
+        "_written",
         "draw_logprobs",
         "draws",
         "finish",
@@ -55,26 +57,35 @@ class Decode:
         siblings: Sequence[Sibling],
         limit: int,
         before: Sequence[int],
+        tail: str,
+        begun: str,
         end_tokens: frozenset[int],
         decoder: Decoder,
         stream: int | None = None,
         emit: Callable[[TokenEvent], None] | None = None,
     ) -> None:
         """`boundary_tokens`, when given, are all tokens that meet the boundary, each by itself:
-        no text has to be looked at. `before` are the tokens that the option continues."""
+        no text has to be looked at. `before` are the tokens that the option continues; `tail` and
+        `begun` as for `OptionText`."""
         self._sampling = sampling
         self._node = node
         self.draws = draws
         self._greedy_draw = greedy_draw
         self._limit = limit
-        self._before = before[-8:]
+        self._before = before[-CONTEXT_TOKENS:]
         self._end_tokens = end_tokens
         self._decoder = decoder
         self._siblings = SiblingFilter(siblings) if siblings else None
         self._boundary_tokens = boundary_tokens
+        self._tokens = boundary.tokens
         self._stream, self._emit = stream, emit
         watched = boundary_tokens is None or stop or stream is not None
-        self._text = OptionText(decoder, before, boundary, stop) if watched else None
+        self._text = (
+            OptionText(decoder, self._before, boundary, stop, tail=tail, begun=begun)
+            if watched
+            else None
+        )
+        self._written: Written | None = None
         self.logits: torch.Tensor | None = None
         self.logprobs: list[TokenLogprob] = []
         self.draw_logprobs: list[float] = []
@@ -114,7 +125,9 @@ class Decode:
             self.finish = "eos"
         elif self._text is not None:
             self.finish = self._text.feed(token)
-        elif self._boundary_tokens and token in self._boundary_tokens:
+        elif (self._boundary_tokens and token in self._boundary_tokens) or (
+            len(self.logprobs) == self._tokens
+        ):
             self.finish = "step"
         if self.finish is None and len(self.logprobs) >= self._limit:
             self.finish = "length"
@@ -122,13 +135,16 @@ class Decode:
             self._announce(drawn.logprob)
         return token
 
-    def text(self) -> str:
-        """The option's text; ends before a stop string."""
-        if self._text is not None:
-            return self._text.finish()
-        tokens = [logprob.token for logprob in self.logprobs]
-        known = len(self._decoder.decode(self._before))
-        return self._decoder.decode([*self._before, *tokens])[known:]
+    def written(self) -> Written:
+        """The option's text; nothing may be drawn after it was asked for."""
+        if self._written is None:
+            final = self.finish == "eos"
+            if self._text is not None:
+                self._written = self._text.finish(final=final)
+            else:
+                tokens = [logprob.token for logprob in self.logprobs]
+                self._written = read(self._decoder, self._before, tokens, final=final)
+        return self._written
 
     def _announce(self, logprob: TokenLogprob) -> None:
         assert self._text is not None
@@ -136,6 +152,6 @@ class Decode:
         assert self._stream is not None
         final = self.finish is not None
         if final:
-            self._text.finish()
+            self.written()
         text = self._text.release(final=final)
         self._emit(TokenEvent(self._stream, text, (logprob,)))

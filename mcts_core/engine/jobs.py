@@ -211,7 +211,9 @@ class Jobs:
     def _settled(self, run: Run, parent: NodeState) -> NodeState:
         """The state that a decoding run has come to."""
         assert run.seat is not None
-        state = NodeState(run.tokens, parent, parent.prompt_length)
+        assert run.decode is not None
+        text, cut = run.decode.written().text, run.decode.finish == "length"
+        state = NodeState(run.tokens, parent, parent.prompt_length, text, cut)
         state.seats[POLICY] = run.seat
         run.job.session.states.add(state)
         return state
@@ -232,7 +234,7 @@ class Jobs:
         finally:
             state.release()
         tokens = tuple(run.tokens[len(parent.tokens) :])
-        return RolledOut(tokens, decode.text(), decode.finish, scores, job.cost)
+        return RolledOut(tokens, decode.written().text, decode.finish, scores, job.cost)
 
     def _score(self, job: Job, work: Score) -> Steps:
         (scores,) = yield from self.scoring.scores(job, [_node(work.state)], work.critics)
@@ -261,6 +263,8 @@ class Jobs:
             siblings=siblings,
             limit=min(work.max_tokens, self._context_length - len(parent.tokens)),
             before=parent.tokens,
+            tail=parent.tail(max(map(len, work.stop), default=1) - 1),
+            begun=parent.begun(),
             end_tokens=self._end_tokens,
             decoder=self._decoder,
             stream=stream,
@@ -269,7 +273,7 @@ class Jobs:
 
     def _tokens_of(self, boundary: Boundary) -> frozenset[int] | None:
         """The tokens that meet this boundary each by itself; None when text must be looked at."""
-        if boundary.regex is not None or boundary.every_token or boundary.min_tokens > 1:
+        if boundary.regex is not None or boundary.min_tokens > 1:
             return None
         sets = [self._boundary_tokens.get(text) for text in boundary.strings]
         if any(tokens is None for tokens in sets):
@@ -287,13 +291,16 @@ def _option(run: Run, state: NodeState, scores: Mapping[str, float]) -> Option:
     decode = run.decode
     assert decode is not None
     assert state.parent is not None
+    written = decode.written()
     return Option(
         state=state,
         tokens=tuple(run.tokens[len(state.parent.tokens) :]),
         logprobs=tuple(decode.logprobs),
         draw_logprobs=tuple(decode.draw_logprobs),
-        text=decode.text(),
+        text=written.text,
         finish=decode.finish or "length",
         scores=scores,
         draws=decode.draws,
+        cut=written.cut,
+        partial=written.partial,
     )

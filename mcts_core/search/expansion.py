@@ -52,7 +52,7 @@ class Expansion:
         )
         self._likeness = Likeness(parameters.merge)
         self._redraws = parameters.merge.redraws
-        self._max_option = parameters.step.max_tokens
+        self._max_option = parameters.step.limit
         self._max_tokens = task.max_tokens
         self._max_depth = parameters.max_depth
         self._stop = task.stop
@@ -161,7 +161,7 @@ class Expansion:
             for option in options:
                 more = max(0, len(option.draws) - 1)
                 tree.merged += more
-                distance, sibling = self._likeness.nearest(node, option.text)
+                distance, sibling = self._likeness.nearest(node, option)
                 if sibling is None and len(node.children) < room:
                     child = self._adopt(tree, node, option, work.max_tokens, origin)
                     child.merged = more
@@ -185,7 +185,7 @@ class Expansion:
             if node.closed or self._meter.exhausted(tree, count):
                 break
         assert best is not None
-        distance, sibling = self._likeness.nearest(node, best.text)
+        distance, sibling = self._likeness.nearest(node, best)
         if (sibling is not None and distance == 0.0) or len(node.children) >= room:
             self._drop(best)
             return [], sibling

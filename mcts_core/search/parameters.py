@@ -45,10 +45,23 @@ class Step(Strict):
     until: Literal["newline", "paragraph", "sentence", "token"] | StepPattern = "newline"
     min_tokens: Annotated[int, Field(ge=1)] = 1
     max_tokens: Annotated[int, Field(ge=1)] = 64
+    """Neither this nor `min_tokens` applies where `until` counts tokens."""
+
+    @property
+    def tokens(self) -> int:
+        """The length of every option, where `until` gives one; else 0."""
+        if self.until == "token":
+            return 1
+        return (self.until.tokens or 0) if isinstance(self.until, StepPattern) else 0
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of an option."""
+        return self.tokens or self.max_tokens
 
 
 class StepPattern(Strict):
-    """An option ends after any of `strings`, or after a match of `regex`."""
+    """An option ends after any of `strings`, after a match of `regex`, or after `tokens` tokens."""
 
     strings: (
         Annotated[
@@ -57,6 +70,7 @@ class StepPattern(Strict):
         | None
     ) = None
     regex: Annotated[str, Field(max_length=256)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
 
     @field_validator("regex")
     @classmethod
@@ -70,8 +84,9 @@ class StepPattern(Strict):
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if (self.strings is None) == (self.regex is None):
-            raise ValueError("give either 'strings' or 'regex'")
+        given = (self.strings, self.regex, self.tokens)
+        if sum(each is not None for each in given) != 1:
+            raise ValueError("give one of 'strings', 'regex' and 'tokens'")
         if self.strings is not None and not self.strings:
             raise ValueError("'strings' must name at least one string")
         return self

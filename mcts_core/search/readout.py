@@ -91,5 +91,5 @@ def _distinct(nodes: Iterable[Node], n: int) -> list[Node]:
     for node in nodes:
         if len(chosen) >= n:
             break
-        chosen.setdefault("".join(step.text for step in node.path()), node)
+        chosen.setdefault(node.completion, node)
     return list(chosen.values())

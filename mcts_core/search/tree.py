@@ -35,6 +35,7 @@ class Node:
         "blocked",
         "children",
         "closed",
+        "cut",
         "depth",
         "draws",
         "end",
@@ -49,6 +50,7 @@ class Node:
         "open",
         "origin",
         "parent",
+        "partial",
         "pending",
         "priors",
         "score",
@@ -74,6 +76,9 @@ class Node:
         text: str,
         end: End | None,
         origin: str,
+        *,
+        cut: int = 0,
+        partial: bool = False,
     ) -> None:
         self.id = identifier
         self.parent = parent
@@ -83,6 +88,10 @@ class Node:
         """Of the option that led here, as are `logprobs` and `text`."""
         self.logprobs = logprobs
         self.text = text
+        self.cut = cut
+        """Characters before `text` that a stop string has taken."""
+        self.partial = partial
+        """The option ends inside a character: what it says is known by its tokens only."""
         self.end = end
         self.origin = origin
         """The method that drew the option."""
@@ -144,6 +153,14 @@ class Node:
     def trajectory_likelihood(self) -> float:
         """Geometric mean of the token probabilities from the root to here, in (0, 1]."""
         return exp(self.logprob / self.length) if self.length else 1.0
+
+    @property
+    def completion(self) -> str:
+        """The text from the root to here; a stop string that ended it is no part of it, even if it
+        began in an earlier option."""
+        *before, last = self.path()
+        text = "".join(step.text for step in before)
+        return text[: len(text) - last.cut] + last.text
 
     def drawn(self, option: Option) -> None:
         """Further draws avoid `option`."""
@@ -209,6 +226,8 @@ class Tree:
             option.text,
             end,
             origin,
+            cut=option.cut,
+            partial=option.partial,
         )
         self.nodes += 1
         self.depth = max(self.depth, child.depth)

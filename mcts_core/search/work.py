@@ -54,12 +54,13 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """Where an option ends. With no strings, no regex and not `every_token`, only at the end of
-    the sequence, a stop string or a limit."""
+    """Where an option ends. With no strings, no regex and no `tokens`, only at the end of the
+    sequence, a stop string or a limit."""
 
     strings: tuple[str, ...] = ()
     regex: str | None = None
-    every_token: bool = False
+    tokens: int = 0
+    """End after so many tokens, unless it is 0."""
     min_tokens: int = 1
 
 
@@ -169,11 +170,16 @@ class Option:
     logprobs: tuple[TokenLogprob, ...]
     draw_logprobs: tuple[float, ...]
     text: str
-    """With `finish == "stop"` it ends before the stop string."""
+    """Whole characters; one that ends in the next option is that option's. With `finish == "stop"`
+    it ends before the stop string."""
     finish: Finish
     scores: Mapping[str, float]
     draws: tuple[int, ...] = ()
     """The draws that came to this option, counted as in `Extend.key`."""
+    cut: int = 0
+    """Characters of the text before this option that belong to the stop string that ended it."""
+    partial: bool = False
+    """Its last tokens are part of a character."""
 
 
 @dataclass(frozen=True, slots=True)

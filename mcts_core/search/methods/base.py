@@ -269,7 +269,7 @@ def _trajectory(node: Node) -> Trajectory:
     return Trajectory(
         tokens=tuple(token for step in path for token in step.tokens),
         logprobs=tuple(logprob for step in path for logprob in step.logprobs),
-        text="".join(step.text for step in path),
+        text=node.completion,
         finish_reason="stop" if node.end == "stop" else "length",
         score=node.score,
         scores=dict(node.scores),

@@ -436,3 +436,42 @@ def test_closing_answers_everyone() -> None:
     late: list[Any] = []
     engine.begin(tree([]), late.append)
     assert isinstance(late[0], SearchFailed)
+
+
+def in_pieces(into: list[Option], stop: tuple[str, ...], *lengths: int) -> Plan:
+    """Opens a prompt and draws one option after the other, of so many tokens each."""
+    (root,) = yield [Open(PROMPT)]
+    assert isinstance(root, Opened)
+    state = root.state
+    greedy = Sampling(temperature=0.0, logit_bias=((END_TOKEN, -100.0), *NEVER_SICK))
+    for node, length in enumerate(lengths):
+        boundary = Boundary(tokens=length)
+        (outcome,) = yield [Extend(state, greedy, (node, 0), boundary, 50, stop)]
+        assert isinstance(outcome, Extended)
+        (option,) = outcome.options
+        into.append(option)
+        if option.finish != "step":
+            break
+        state = option.state
+
+
+def test_options_of_so_many_tokens_have_so_many(running: Running) -> None:
+    options: list[Option] = []
+    running.run(in_pieces(options, (), 3, 1, 4))
+    assert [len(option.tokens) for option in options] == [3, 1, 4]
+    assert [option.finish for option in options] == ["step"] * 3
+    running.idle()
+
+
+def test_a_stop_string_is_seen_across_options(running: Running) -> None:
+    plain: list[Option] = []
+    running.run(in_pieces(plain, (), 12))
+    text = plain[0].text
+    stop = text[2:5]
+    at = text.find(stop)
+    stopped: list[Option] = []
+    running.run(in_pieces(stopped, (stop,), at + 1, 1, 9))
+    assert stopped[-1].finish == "stop"
+    assert (stopped[-1].text, stopped[-1].cut) == ("", 2)
+    assert len(stopped[-1].tokens) == 1, "the option ends with the token that completes it"
+    running.idle()

@@ -57,6 +57,8 @@ def test_overlaying_nothing_is_the_preset() -> None:
         ({"step": {"until": {"regex": "("}}}, "step.until"),
         ({"step": {"until": {"strings": []}}}, "step.until"),
         ({"step": {"until": {}}}, "step.until"),
+        ({"step": {"until": {"tokens": 0}}}, "step.until"),
+        ({"step": {"until": {"tokens": 3, "regex": "x"}}}, "step.until"),
         ({"merge": {"threshold": 2}}, "merge.threshold"),
         ({"select": {"c": float("nan")}}, "select.c"),
         ({"method": "magic"}, "method"),
