@@ -5,12 +5,15 @@ A job is a generator that reads from top to bottom; it yields what it has to wai
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from itertools import count
+from math import sqrt
 from typing import assert_never
 
 import structlog
+import torch
 
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.pending import Pending, WorkFailed
@@ -180,6 +183,7 @@ class Jobs:
             stream=work.stream,
         )
         run = self.seating.extend(job, parent, parent.seats[POLICY], POLICY, decode)
+        run.embed = work.embed
         job.runs = run.family
         runs = yield from self._all(run)
         states = [self._settled(run, parent) for run in runs]
@@ -303,4 +307,12 @@ def _option(run: Run, state: NodeState, scores: Mapping[str, float]) -> Option:
         draws=decode.draws,
         cut=written.cut,
         partial=written.partial,
+        embedding=None if run.embedding is None else _unit(run.embedding),
     )
+
+
+def _unit(vector: torch.Tensor) -> Sequence[float]:
+    """A vector `[n]` scaled to length 1, as plain numbers."""
+    values = vector.tolist()
+    norm = sqrt(sum(value * value for value in values)) or 1.0
+    return array("f", [value / norm for value in values])

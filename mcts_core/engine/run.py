@@ -47,6 +47,10 @@ class Run(Pending):
     """Seats on the way whose KV is computed again, and given back to them."""
     seat: Seat | None = None
     """Of the state that it has come to by decoding."""
+    embed: bool = False
+    """Whether the hidden states of the drawn tokens are to be summed."""
+    embedding: torch.Tensor | None = None
+    """[hidden], their sum so far, in float32."""
     family: list[Run] = field(default_factory=list)
     """All runs that came from the same one by splitting, this one included."""
 
@@ -112,6 +116,10 @@ class Run(Pending):
                 self.branch.release()
                 self.settle()
         elif not self.remaining:
+            if self.embed:
+                # One token at a time and in order: the same bits in any batch.
+                last = hidden[-1].float()
+                self.embedding = last if self.embedding is None else self.embedding + last
             if self.decode.finish is None:
                 self.decode.logits = logits[-1]
             else:

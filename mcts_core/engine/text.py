@@ -55,7 +55,7 @@ class Reader:
 
     def __init__(self, decoder: Decoder, before: Sequence[int]) -> None:
         self._decoder = decoder
-        self._begin(before)
+        self._window, self._known = self._context(before)
 
     def copy(self) -> Reader:
         other = copy(self)
@@ -70,21 +70,23 @@ class Reader:
         text = whole[self._known :]
         self._known = max(self._known, len(whole))
         if len(self._window) > _WINDOW_TOKENS and len(whole) == len(decoded):
-            self._begin(self._window)
+            self._window, self._known = self._context(self._window)
         return text
 
     def rest(self) -> str:
         """What stands for the part of a character at the end; empty if there is none."""
         return self._decoder.decode(self._window)[self._known :]
 
-    def _begin(self, before: Sequence[int]) -> None:
-        """Keeps so many of the last tokens that they do not begin inside a character."""
-        for count in range(_CONTEXT_TOKENS, CONTEXT_TOKENS + 1):
-            self._window = list(before[-count:])
-            decoded = self._decoder.decode(self._window)
-            if count >= len(before) or not decoded.startswith(_INCOMPLETE):
-                break
-        self._known = len(decoded.rstrip(_INCOMPLETE))
+    def _context(self, before: Sequence[int]) -> tuple[list[int], int]:
+        """So many of the last tokens that they do not begin inside a character, and the length of
+        their text."""
+        count = _CONTEXT_TOKENS
+        while True:
+            window = list(before[-count:])
+            decoded = self._decoder.decode(window)
+            if count >= min(len(before), CONTEXT_TOKENS) or not decoded.startswith(_INCOMPLETE):
+                return window, len(decoded.rstrip(_INCOMPLETE))
+            count += 1
 
 
 def read(decoder: Decoder, before: Sequence[int], tokens: Sequence[int], *, final: bool) -> Written:

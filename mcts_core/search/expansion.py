@@ -206,6 +206,7 @@ class Expansion:
             node.avoid,
             draws=count,
             greedy_first=first == 0,
+            embed=self._likeness.embeds,
         )
 
     def _adopt(self, tree: Tree, node: Node, option: Option, limit: int, origin: str) -> Node:

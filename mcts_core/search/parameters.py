@@ -133,9 +133,10 @@ class Select(Strict):
 class Merge(Strict):
     """When a new option counts as a sibling that is there already; it is then drawn again."""
 
-    by: Literal["edit", "exact", "none"] = "edit"
+    by: Literal["edit", "embedding", "exact", "none"] = "edit"
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """`edit`: merge at a normalised edit distance of at most this (0 = the same text)."""
+    """Merge at a distance of at most this; 0: the same text. `edit`: normalised edit distance.
+    `embedding`: 1 - cosine similarity of the options' mean hidden states in the policy."""
     redraws: Annotated[int, Field(ge=0)] = 2
 
 

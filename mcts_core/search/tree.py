@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import exp, inf
 from typing import Literal
 
@@ -38,6 +38,7 @@ class Node:
         "cut",
         "depth",
         "draws",
+        "embedding",
         "end",
         "finished",
         "id",
@@ -79,6 +80,7 @@ class Node:
         *,
         cut: int = 0,
         partial: bool = False,
+        embedding: Sequence[float] | None = None,
     ) -> None:
         self.id = identifier
         self.parent = parent
@@ -92,6 +94,8 @@ class Node:
         """Characters before `text` that a stop string has taken."""
         self.partial = partial
         """The option ends inside a character: what it says is known by its tokens only."""
+        self.embedding = embedding
+        """The option's, if embeddings were asked for."""
         self.end = end
         self.origin = origin
         """The method that drew the option."""
@@ -228,6 +232,7 @@ class Tree:
             origin,
             cut=option.cut,
             partial=option.partial,
+            embedding=option.embedding,
         )
         self.nodes += 1
         self.depth = max(self.depth, child.depth)

@@ -109,6 +109,8 @@ class Extend:
     draws: int = 1
     greedy_first: bool = False
     """The first draw takes the most likely tokens, whatever the temperature of the others."""
+    embed: bool = False
+    """Give each option's embedding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,9 @@ class Option:
     """Characters of the text before this option that belong to the stop string that ended it."""
     partial: bool = False
     """Its last tokens are part of a character."""
+    embedding: Sequence[float] | None = None
+    """The mean of the policy's last hidden states over the option's tokens, scaled to length 1;
+    None if it was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -475,3 +475,37 @@ def test_a_stop_string_is_seen_across_options(running: Running) -> None:
     assert (stopped[-1].text, stopped[-1].cut) == ("", 2)
     assert len(stopped[-1].tokens) == 1, "the option ends with the token that completes it"
     running.idle()
+
+
+def test_an_options_embedding_is_the_mean_hidden_state_of_its_tokens(running: Running) -> None:
+    drawn: list[Option] = []
+
+    def plan(into: list[Option]) -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        sampling = Sampling(seed=3, top_k=3, logit_bias=NEVER_SICK)
+        (outcome,) = yield [Extend(root.state, sampling, (0, 0), max_tokens=5, draws=6, embed=True)]
+        assert isinstance(outcome, Extended)
+        into.extend(outcome.options)
+
+    running.run(plan(drawn))
+    assert len(drawn) > 1, "draws that part sum up their own tokens"
+    model = make("llama")
+    for option in drawn:
+        assert option.embedding is not None
+        with torch.no_grad():
+            ids = torch.tensor([[*PROMPT, *option.tokens]])
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        mean = hidden[len(PROMPT) :].mean(dim=0)
+        expected = (mean / mean.norm()).tolist()
+        assert list(option.embedding) == pytest.approx(expected, abs=1e-5)
+    among: list[Option] = []
+    running.run(*(tree([], seed=n) for n in range(5)), plan(among))
+    assert [option.embedding for option in among] == [option.embedding for option in drawn]
+    assert all(option.embedding is None for option in embeddings_not_asked_for(running))
+
+
+def embeddings_not_asked_for(running: Running) -> list[Option]:
+    options: list[Option] = []
+    running.run(in_pieces(options, (), 2, 2))
+    return options

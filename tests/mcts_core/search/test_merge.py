@@ -45,3 +45,24 @@ def test_options_that_end_inside_a_character_are_known_by_their_tokens() -> None
     assert likeness.nearest(tree.root, other) == (1.0, None), "its character is another one"
     whole = replace(option("c"), text="")
     assert likeness.nearest(tree.root, whole) == (1.0, None)
+
+
+def test_by_embedding_options_of_nearly_the_same_direction_merge() -> None:
+    tree = new_tree()
+    here = replace(option("a"), embedding=(1.0, 0.0))
+    child = tree.add(tree.root, here, None, "mcts")
+    tree.add(tree.root, replace(option("b"), embedding=(0.0, 1.0)), None, "mcts")
+    likeness = Likeness(Merge(by="embedding", threshold=0.3))
+    assert likeness.embeds
+    near = replace(option("c"), embedding=(0.8, 0.6))
+    distance, found = likeness.nearest(tree.root, near)
+    assert (round(distance, 6), found) == (0.2, child)
+    far = replace(option("d"), embedding=(0.6, -0.8))
+    assert likeness.nearest(tree.root, far) == (1.0, None)
+    assert likeness.nearest(tree.root, option("a")) == (0.0, child), "the same text is the same"
+    assert likeness.nearest(tree.root, option("e")) == (1.0, None), "nothing is known of it"
+
+
+def test_embeddings_are_asked_for_only_where_they_are_read() -> None:
+    assert not Likeness(Merge(by="embedding")).embeds, "at 0 only the same text merges"
+    assert not Likeness(Merge(by="edit", threshold=0.5)).embeds
