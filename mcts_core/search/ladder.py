@@ -46,6 +46,7 @@ class Ladder:
         found = len(tree.terminals)
         self._evaluation.rollouts = False
         self._meter.settled = True
+        self._expansion.transpositions.forget()  # a rung grows its own frontier only
         for rung in rungs:
             width = self._width(tree, reason)
             starts = self._starts(tree, rung)[:width]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import regex
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Method = Literal[
     "mcts", "beam", "dvts", "best_first", "best_of_n", "self_consistency", "sample", "greedy"
@@ -37,6 +37,14 @@ class Budget(Strict):
     deadline_ms: Annotated[float, Field(gt=0)] | None = None
     """Wall time from the request's admission, in milliseconds."""
     nodes: Annotated[int, Field(ge=1)] | None = None
+
+
+def _compiled(value: str) -> str:
+    try:
+        regex.compile(value)
+    except regex.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
 
 
 class Step(Strict):
@@ -69,18 +77,8 @@ class StepPattern(Strict):
         ]
         | None
     ) = None
-    regex: Annotated[str, Field(max_length=256)] | None = None
+    regex: Annotated[str, Field(max_length=256), AfterValidator(_compiled)] | None = None
     tokens: Annotated[int, Field(ge=1)] | None = None
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                regex.compile(value)
-            except regex.error as error:
-                raise ValueError(f"not a regular expression: {error}") from None
-        return value
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -130,6 +128,13 @@ class Select(Strict):
     c: Annotated[float, Field(ge=0)] = 1.0
 
 
+class StatePattern(Strict):
+    """What the first match of `regex` in an option's text captures (all of the match, where it has
+    no groups) says all that matters about the state that the option leads to."""
+
+    regex: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_compiled)]
+
+
 class Merge(Strict):
     """When a new option counts as a sibling that is there already; it is then drawn again."""
 
@@ -138,6 +143,8 @@ class Merge(Strict):
     """Merge at a distance of at most this; 0: the same text. `edit`: normalised edit distance.
     `embedding`: 1 - cosine similarity of the options' mean hidden states in the policy."""
     redraws: Annotated[int, Field(ge=0)] = 2
+    state: StatePattern | None = None
+    """Which options lead to one state, wherever in the tree: it is then grown once."""
 
 
 class Rollouts(Strict):

@@ -69,14 +69,12 @@ def uct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, fl
 def puct_unseen(node: Node, c: float) -> float:
     """The bonus of the option that was not drawn yet: its prior is the policy's mass that no
     sibling has taken, its visits are the draws so far."""
-    drawn = len(node.children) + node.pending
-    return c * node.unseen * sqrt(node.visits + node.virtual) / (1 + drawn)
+    return c * node.unseen * sqrt(node.visits + node.virtual) / (1 + node.taken)
 
 
 def uct_unseen(node: Node, c: float) -> float:
     """The same for `uct`, which knows no priors."""
-    drawn = len(node.children) + node.pending
-    return c * sqrt(log(max(1, node.visits + node.virtual)) / (1 + drawn))
+    return c * sqrt(log(max(1, node.visits + node.virtual)) / (1 + node.taken))
 
 
 RULES: dict[str, tuple[Rule, Callable[[Node, float], float]]] = {

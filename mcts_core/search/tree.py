@@ -27,7 +27,8 @@ class Node:
     - its children's visits, their own evaluations left out;
     - one for each simulation that valued new children here (in a beam and in the ladder, one for
       each new child);
-    - those that ended here: draws that merged into it and, once it is solved, absorbed visits.
+    - those that ended here: draws that merged into it or led to states elsewhere in the tree and,
+      once it is solved, absorbed visits.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Node:
         "cut",
         "depth",
         "draws",
+        "elsewhere",
         "embedding",
         "end",
         "finished",
@@ -119,8 +121,10 @@ class Node:
         """Simulations in flight through here; selection counts each as a visit of the lowest
         value (virtual loss)."""
         self.merged = 0
-        """Further draws that were too much like this option."""
+        """Further draws that were too much like this option, or led to this state."""
         self.children: list[Node] = []
+        self.elsewhere = 0
+        """Options that lead to states that other nodes stand for (`Transpositions`)."""
         self.open = 0
         """Children that are not solved."""
         self.pending = 0
@@ -143,6 +147,11 @@ class Node:
         """Nothing is left to be done at or below this node."""
         self.finished = end == "stop"
         """A terminal is at or below this node."""
+
+    @property
+    def taken(self) -> int:
+        """Room that is taken: by children, by options that lead elsewhere, by draws in flight."""
+        return len(self.children) + self.elsewhere + self.pending
 
     @property
     def prior(self) -> float:

@@ -33,14 +33,14 @@ class AdaptiveWidth:
         """Options to be drawn together below a node that has room: what it lacks to its minimum,
         or else one more."""
         low = (self._inner if node.parent is not None else self._root)[0]
-        return max(1, low - len(node.children) - node.pending)
+        return max(1, low - node.taken)
 
     def has_room(self, node: Node) -> bool:
         """Whether another option may be drawn; draws in flight count as children."""
         if node.closed:
             return False
         low, high = self._inner if node.parent is not None else self._root
-        count = len(node.children) + node.pending
+        count = node.taken
         if count >= low:
             if count >= high:
                 return False
@@ -55,4 +55,4 @@ class AdaptiveWidth:
         if not self._progressive or not node.open:
             return True
         low = (self._inner if node.parent is not None else self._root)[0]
-        return len(node.children) + node.pending < low
+        return node.taken < low

@@ -67,7 +67,8 @@ class MCTS(TreeSearch):
         are drawn and evaluated, and the best of their values is backed up.
 
         Where no critic can say anything of a new state, the simulation goes on from there, down to
-        a state that can be valued. Options that merge into a sibling are another visit there.
+        a state that can be valued. Options that merge into a sibling are another visit there; those
+        that lead to a state elsewhere in the tree end here, with its value.
         """
         began = self._meter.now()
         flying = list(path)
@@ -79,7 +80,8 @@ class MCTS(TreeSearch):
                     value for child in new if (value := self._first_visit(tree, child)) is not None
                 ]
                 if merged is not None and merged.visits:
-                    path.append(merged)
+                    if merged.parent is path[-1]:
+                        path.append(merged)
                     values.append(merged.value)
                 if values:
                     backup(tree, path, max(values))

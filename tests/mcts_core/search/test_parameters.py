@@ -60,6 +60,8 @@ def test_overlaying_nothing_is_the_preset() -> None:
         ({"step": {"until": {"tokens": 0}}}, "step.until"),
         ({"step": {"until": {"tokens": 3, "regex": "x"}}}, "step.until"),
         ({"merge": {"threshold": 2}}, "merge.threshold"),
+        ({"merge": {"state": {"regex": "("}}}, "merge.state.regex"),
+        ({"merge": {"state": {}}}, "merge.state.regex"),
         ({"select": {"c": float("nan")}}, "select.c"),
         ({"method": "magic"}, "method"),
         ({"fallback": ["mcts"]}, "fallback"),
