@@ -7,12 +7,13 @@ from copy import copy
 
 import torch
 
+from mcts_core.engine.actions import ActionFilter
 from mcts_core.engine.noise import uniform
 from mcts_core.engine.sampler import Draw, Drawn
 from mcts_core.engine.siblings import SiblingFilter
 from mcts_core.engine.text import CONTEXT_TOKENS, Decoder, OptionText, Written, read
 from mcts_core.query import TokenEvent
-from mcts_core.search.work import Boundary, Finish, Sampling, Sibling, TokenLogprob
+from mcts_core.search.work import Actions, Boundary, Finish, Sampling, Sibling, TokenLogprob
 
 
 class Decode:
@@ -23,6 +24,7 @@ class Decode:
     """
 
     __slots__ = (
+        "_actions",
         "_before",
         "_boundary_tokens",
         "_decoder",
@@ -55,6 +57,7 @@ class Decode:
         boundary_tokens: frozenset[int] | None,
         stop: tuple[str, ...],
         siblings: Sequence[Sibling],
+        actions: Actions | None,
         limit: int,
         before: Sequence[int],
         tail: str,
@@ -76,6 +79,7 @@ class Decode:
         self._end_tokens = end_tokens
         self._decoder = decoder
         self._siblings = SiblingFilter(siblings) if siblings else None
+        self._actions = ActionFilter(actions, siblings, draws) if actions is not None else None
         self._boundary_tokens = boundary_tokens
         self._tokens = boundary.tokens
         self._stream, self._emit = stream, emit
@@ -95,11 +99,16 @@ class Decode:
         """What each draw's next token depends on; `tokens` are the sequence's so far."""
         sampling, position = self._sampling, len(self.logprobs)
         factors = self._siblings.factors() if self._siblings else {}
+        actions = self._actions
+        allowed = None if actions is None else actions.allowed()
         rows: list[Draw] = []
         for draw in self.draws:
             greedy = not sampling.temperature or draw == self._greedy_draw
             noise = 0.0 if greedy else uniform(sampling.seed, self._node, draw, position)
-            rows.append(Draw(sampling, greedy, noise, factors, tokens, prompt_length))
+            left = None if actions is None else actions.left(draw)
+            rows.append(
+                Draw(sampling, greedy, noise, factors, tokens, prompt_length, allowed, left)
+            )
         return rows
 
     def split(self, draws: tuple[int, ...]) -> Decode:
@@ -110,6 +119,7 @@ class Decode:
         other.logprobs = list(self.logprobs)
         other.draw_logprobs = list(self.draw_logprobs)
         other._siblings = self._siblings.copy() if self._siblings else None
+        other._actions = self._actions.copy() if self._actions is not None else None
         other._text = self._text.copy() if self._text is not None else None
         return other
 
@@ -121,6 +131,7 @@ class Decode:
         token = drawn.logprob.token
         if self._siblings:
             self._siblings.follow(token)
+        complete = self._actions is not None and self._actions.follow(token)
         if token in self._end_tokens:
             self.finish = "eos"
         elif self._text is not None:
@@ -128,6 +139,8 @@ class Decode:
         elif (self._boundary_tokens and token in self._boundary_tokens) or (
             len(self.logprobs) == self._tokens
         ):
+            self.finish = "step"
+        if self.finish is None and complete:
             self.finish = "step"
         if self.finish is None and len(self.logprobs) >= self._limit:
             self.finish = "length"

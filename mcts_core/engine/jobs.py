@@ -24,6 +24,7 @@ from mcts_core.engine.session import Job, Session, Steps
 from mcts_core.engine.state import NodeState
 from mcts_core.engine.text import Decoder
 from mcts_core.search.work import (
+    Actions,
     Boundary,
     Extend,
     Extended,
@@ -180,6 +181,7 @@ class Jobs:
             greedy_draw=work.key[1] if work.greedy_first else None,
             boundary=work.boundary,
             siblings=work.siblings,
+            actions=work.actions,
             stream=work.stream,
         )
         run = self.seating.extend(job, parent, parent.seats[POLICY], POLICY, decode)
@@ -254,6 +256,7 @@ class Jobs:
         greedy_draw: int | None = None,
         boundary: Boundary = _TO_THE_END,
         siblings: Sequence[Sibling] = (),
+        actions: Actions | None = None,
         stream: int | None = None,
     ) -> Decode:
         return Decode(
@@ -265,6 +268,7 @@ class Jobs:
             boundary_tokens=self._tokens_of(boundary),
             stop=work.stop,
             siblings=siblings,
+            actions=actions,
             limit=min(work.max_tokens, self._context_length - len(parent.tokens)),
             before=parent.tokens,
             tail=parent.tail(max(map(len, work.stop), default=1) - 1),

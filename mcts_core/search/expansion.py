@@ -11,17 +11,19 @@ from mcts_core.search.budget import Meter
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
 from mcts_core.search.merge import Likeness
+from mcts_core.search.parameters import Merge
 from mcts_core.search.task import Task
 from mcts_core.search.transpositions import Key, StateRuleTooSlow, Transpositions
 from mcts_core.search.tree import End, Node, Tree
 from mcts_core.search.width import AdaptiveWidth
-from mcts_core.search.work import Boundary, Extend, Failed, Option, Release, Sibling, Work
+from mcts_core.search.work import Actions, Boundary, Extend, Failed, Option, Release, Sibling, Work
 
 
 class Expansion:
     """Draws options. The first below a node is greedy, the rest are sampled without replacement."""
 
     __slots__ = (
+        "_actions",
         "_boundary",
         "_evaluation",
         "_greedy",
@@ -48,15 +50,19 @@ class Expansion:
         outbox: list[Work],
     ) -> None:
         parameters = task.parameters
-        self._boundary = boundary(parameters.step)
+        self._actions = task.actions
+        self._boundary = Boundary() if task.actions else boundary(parameters.step)
         self._greedy = replace(task.sampling, temperature=0.0)
         self._sampled = replace(
             task.sampling, temperature=parameters.temperature, min_p=parameters.min_p
         )
-        self._likeness = Likeness(parameters.merge)
+        merge = parameters.merge
+        if task.actions:
+            merge = Merge(by="exact", redraws=merge.redraws, state=merge.state)
+        self._likeness = Likeness(merge)
         self.transpositions = Transpositions(parameters.merge.state)
         self._redraws = parameters.merge.redraws
-        self._max_option = parameters.step.limit
+        self._max_option = max(map(len, task.actions), default=parameters.step.limit)
         self._max_tokens = task.max_tokens
         self._max_depth = parameters.max_depth
         self._stop = task.stop
@@ -120,7 +126,7 @@ class Expansion:
             return None
         finally:
             node.pending -= 1
-        end = self._end(node, option, work.max_tokens)
+        end = self._end(node, option, work.max_tokens, whole=True)
         child = self._adopt(tree, node, option, end, origin)
         yield from attempt(self._evaluation.evaluate(tree, child, option.scores))
         self._back_up(tree, child)
@@ -137,9 +143,16 @@ class Expansion:
             Boundary(),
             self._max_tokens - node.length,
             self._stop,
+            actions=self.actions_to_end(node),
         )
         node.draws += 1
         return work
+
+    def actions_to_end(self, node: Node) -> Actions | None:
+        """A whole trajectory's actions from `node` on, where options are actions."""
+        if not self._actions:
+            return None
+        return Actions(self._actions, max(1, self._max_depth - node.depth))
 
     def _draw(
         self, tree: Tree, node: Node, count: int, origin: str
@@ -224,6 +237,11 @@ class Expansion:
 
     def _work(self, node: Node, count: int) -> Extend:
         assert node.state is not None
+        actions: Actions | None = None
+        if self._actions:
+            left = len(self._actions) - len(node.avoid)
+            actions = Actions(self._actions, each=0 < left <= count)
+            count = left if actions.each else count
         first = node.draws
         node.draws = first + count
         return Extend(
@@ -237,6 +255,7 @@ class Expansion:
             node.avoid,
             draws=count,
             greedy_first=first == 0,
+            actions=actions,
             embed=self._likeness.embeds,
         )
 
@@ -258,11 +277,21 @@ class Expansion:
         """`option` is not offered again below `node`, which may be full by now."""
         if option.tokens not in _tokens(node.avoid):
             node.drawn(option)
-        if len(node.children) + node.elsewhere >= self._width.maximum(node):
+        if len(node.children) + node.elsewhere >= self._width.maximum(node) or (
+            self._actions and len(node.avoid) >= len(self._actions)
+        ):
             node.closed = True
 
-    def _end(self, node: Node, option: Option, limit: int) -> End | None:
+    def _end(self, node: Node, option: Option, limit: int, *, whole: bool = False) -> End | None:
+        """Why nothing follows `option`, if so; `whole` if it goes on to where nothing may. Where
+        options are actions, a trajectory of `max_depth` of them is finished."""
         if option.finish in ("eos", "stop"):
+            return "stop"
+        if (
+            self._actions
+            and option.finish == "step"
+            and (whole or node.depth + 1 >= self._max_depth)
+        ):
             return "stop"
         left = self._max_tokens - node.length
         if len(option.tokens) >= left or node.depth + 1 >= self._max_depth:

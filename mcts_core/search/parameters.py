@@ -191,14 +191,43 @@ class SearchParameters(Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of expansion: tokens less likely than this share of the likeliest are no options. Drawing
     without replacement gets to the far tail of the policy, where critics were never trained."""
+    actions: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...],
+            Field(min_length=1, max_length=256),
+        ]
+        | None
+    ) = None
+    """Every option is one of these texts; they take the place of `step`."""
     include: tuple[Literal["candidates", "root", "tree"], ...] = ()
+
+    @field_validator("actions")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for index, action in enumerate(value or ()):
+            if action in (value or ())[:index]:
+                raise ValueError(f"{action!r} stands there twice")
+        return value
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.actions is not None and "step" in self.model_fields_set:
+            raise ValueError("'actions' say what an option is: leave 'step' out")
+        return self
 
     def over(self, preset: SearchParameters) -> SearchParameters:
         """This request's own fields laid over `preset`; nested objects are merged field by field.
 
-        `critics` is replaced whole: a request that names critics names all that it wants.
+        `critics` is replaced whole: a request that names critics names all that it wants. `actions`
+        and `step` replace each other.
         """
-        merged = _merge(preset.model_dump(exclude_unset=True), self.model_dump(exclude_unset=True))
+        below = preset.model_dump(exclude_unset=True)
+        above = self.model_dump(exclude_unset=True)
+        if self.actions is not None:
+            below.pop("step", None)
+        elif "step" in above:
+            below.pop("actions", None)
+        merged = _merge(below, above)
         return SearchParameters.model_validate(merged)
 
 

@@ -25,3 +25,5 @@ class Task:
     """Critics that score finished trajectories only."""
     rollouts_available: bool
     """Whether there is a rollout model."""
+    actions: tuple[tuple[int, ...], ...] = ()
+    """Token ids of `search.actions`; without any, the step rule says what an option is."""

@@ -17,6 +17,10 @@ Backup = Literal["mean", "max"]
 """What becomes of the values that are backed up through a node; see `search.backup`."""
 
 
+_LEAST_PRIOR = 1e-300
+"""In place of probabilities that underflow."""
+
+
 class Node:
     """A state: the prompt and the options so far.
 
@@ -158,7 +162,8 @@ class Node:
         """P: the policy's share of this option among its siblings.
 
         Proportional to the geometric mean of its token probabilities: the product itself would
-        give all to the shortest option, and underflows for long ones.
+        give all to the shortest option, and underflows for long ones. To the product where options
+        come from a fixed list (`Tree.exact_priors`): there it is what the policy says of them.
         """
         return self.likelihood / self.parent.priors if self.parent is not None else 1.0
 
@@ -199,6 +204,7 @@ class Tree:
         "backup",
         "best",
         "depth",
+        "exact_priors",
         "high",
         "low",
         "merged",
@@ -207,8 +213,12 @@ class Tree:
         "terminals",
     )
 
-    def __init__(self, state: State, origin: str, backup: Backup = "mean") -> None:
+    def __init__(
+        self, state: State, origin: str, backup: Backup = "mean", *, exact_priors: bool = False
+    ) -> None:
         self.backup: Backup = backup
+        self.exact_priors = exact_priors
+        """Priors are the options' whole probabilities: they come from a fixed list."""
         self.root = Node(0, None, state, (), (), "", None, origin)
         self.nodes = 1
         self.terminals: list[Node] = []
@@ -243,6 +253,8 @@ class Tree:
             partial=option.partial,
             embedding=option.embedding,
         )
+        if self.exact_priors:
+            child.likelihood = max(_LEAST_PRIOR, exp(child.logprob - parent.logprob))
         self.nodes += 1
         self.depth = max(self.depth, child.depth)
         parent.children.append(child)

@@ -20,9 +20,11 @@ class AdaptiveWidth:
 
     __slots__ = ("_alpha", "_inner", "_progressive", "_root")
 
-    def __init__(self, parameters: Width) -> None:
-        self._root = parameters.root
-        self._inner = parameters.inner
+    def __init__(self, parameters: Width, actions: int = 0) -> None:
+        """`actions`: how many options there are, if their number is fixed: where the maximum has
+        room for all of them, all are drawn at once."""
+        self._root = _within(parameters.root, actions)
+        self._inner = _within(parameters.inner, actions)
         self._alpha = parameters.alpha
         self._progressive = parameters.rule == "progressive"
 
@@ -56,3 +58,7 @@ class AdaptiveWidth:
             return True
         low = (self._inner if node.parent is not None else self._root)[0]
         return node.taken < low
+
+
+def _within(bounds: tuple[int, int], actions: int) -> tuple[int, int]:
+    return (actions, actions) if 0 < actions <= bounds[1] else bounds

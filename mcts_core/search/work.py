@@ -65,6 +65,20 @@ class Boundary:
 
 
 @dataclass(frozen=True, slots=True)
+class Actions:
+    """The option is one of these. They take the place of a boundary; top-k, top-p and min-p do not
+    apply to them."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    """Of each action; none begins with another."""
+    count: int = 1
+    """The option is so many actions, one after the other."""
+    each: bool = False
+    """The draws do not choose: each takes an action of its own, of those that no sibling is, in
+    their order. Drawing them all together computes what they have in common once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sibling:
     """An option that was already drawn from the same state: new draws avoid it.
 
@@ -109,6 +123,7 @@ class Extend:
     draws: int = 1
     greedy_first: bool = False
     """The first draw takes the most likely tokens, whatever the temperature of the others."""
+    actions: Actions | None = None
     embed: bool = False
     """Give each option's embedding."""
 

@@ -42,11 +42,13 @@ def create(
     started: float,
     outcome_critics: frozenset[str],
     rollouts_available: bool,
+    actions: tuple[tuple[int, ...], ...] = (),
 ) -> Search:
     """A search that has not begun.
 
     `clock` is in seconds and `started`, on it, the request's admission: deadlines count from
-    there. `outcome_critics` are those that score finished trajectories only.
+    there. `outcome_critics` are those that score finished trajectories only. `actions`: the
+    token ids of `parameters.actions`, none the beginning of another.
     """
     task = Task(
         prompt=prompt,
@@ -58,6 +60,7 @@ def create(
         stream=stream,
         outcome_critics=outcome_critics,
         rollouts_available=rollouts_available,
+        actions=actions,
     )
     return METHODS[parameters.method](task, clock, started)
 

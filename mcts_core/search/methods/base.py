@@ -55,7 +55,7 @@ class TreeSearch(ABC):
         self._outbox: list[Work] = []
         parameters = task.parameters
         self._meter = Meter(parameters, clock, started)
-        self._width = AdaptiveWidth(parameters.width)
+        self._width = AdaptiveWidth(parameters.width, len(task.actions))
         self._evaluation = Evaluation(task, self._outbox)
         self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
         self._poll = Poll(self._evaluation)
@@ -157,7 +157,12 @@ class TreeSearch(ABC):
 
     def _open(self) -> Steps[None]:
         opened = yield from self._evaluation.open(self._task.prompt, critics=self.step_scores)
-        tree = Tree(opened.state, self.name, self._task.parameters.backup)
+        tree = Tree(
+            opened.state,
+            self.name,
+            self._task.parameters.backup,
+            exact_priors=bool(self._task.actions),
+        )
         if self.step_scores:
             yield from self._evaluation.evaluate(tree, tree.root, opened.scores)
             value = self._evaluation.value(tree, tree.root)
