@@ -51,6 +51,8 @@ class Run(Pending):
     """Whether the hidden states of the drawn tokens are to be summed."""
     embedding: torch.Tensor | None = None
     """[hidden], their sum so far, in float32."""
+    embedded: int = 0
+    """Length of the sequence up to which they are summed: none counts twice."""
     family: list[Run] = field(default_factory=list)
     """All runs that came from the same one by splitting, this one included."""
 
@@ -116,7 +118,8 @@ class Run(Pending):
                 self.branch.release()
                 self.settle()
         elif not self.remaining:
-            if self.embed:
+            if self.embed and self.embedded < len(self.tokens):
+                self.embedded = len(self.tokens)
                 # One token at a time and in order: the same bits in any batch.
                 last = hidden[-1].float()
                 self.embedding = last if self.embedding is None else self.embedding + last

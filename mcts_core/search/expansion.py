@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from mcts_core.search.backup import backup
-from mcts_core.search.boundary import boundary
 from mcts_core.search.budget import Meter
+from mcts_core.search.draws import Draws
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
 from mcts_core.search.merge import Likeness
@@ -16,27 +15,20 @@ from mcts_core.search.task import Task
 from mcts_core.search.transpositions import Key, StateRuleTooSlow, Transpositions
 from mcts_core.search.tree import End, Node, Tree
 from mcts_core.search.width import AdaptiveWidth
-from mcts_core.search.work import Actions, Boundary, Extend, Failed, Option, Release, Sibling, Work
+from mcts_core.search.work import Extend, Failed, Option, Release, Sibling, Work
 
 
 class Expansion:
     """Draws options. The first below a node is greedy, the rest are sampled without replacement."""
 
     __slots__ = (
-        "_actions",
-        "_boundary",
         "_evaluation",
-        "_greedy",
         "_likeness",
-        "_max_depth",
-        "_max_option",
-        "_max_tokens",
         "_meter",
         "_outbox",
         "_redraws",
-        "_sampled",
-        "_stop",
         "_width",
+        "draws",
         "failure",
         "transpositions",
     )
@@ -50,22 +42,13 @@ class Expansion:
         outbox: list[Work],
     ) -> None:
         parameters = task.parameters
-        self._actions = task.actions
-        self._boundary = Boundary() if task.actions else boundary(parameters.step)
-        self._greedy = replace(task.sampling, temperature=0.0)
-        self._sampled = replace(
-            task.sampling, temperature=parameters.temperature, min_p=parameters.min_p
-        )
+        self.draws = Draws(task)
         merge = parameters.merge
         if task.actions:
             merge = Merge(by="exact", redraws=merge.redraws, state=merge.state)
         self._likeness = Likeness(merge)
         self.transpositions = Transpositions(parameters.merge.state)
         self._redraws = parameters.merge.redraws
-        self._max_option = max(map(len, task.actions), default=parameters.step.limit)
-        self._max_tokens = task.max_tokens
-        self._max_depth = parameters.max_depth
-        self._stop = task.stop
         self._width = width
         self._evaluation = evaluation
         self._meter = meter
@@ -113,7 +96,7 @@ class Expansion:
         return new
 
     def complete(self, tree: Tree, node: Node, work: Extend, origin: str) -> Steps[Node | None]:
-        """One draw from `node` to the end of its trajectory, evaluated and backed up; `to_end`
+        """One draw from `node` to the end of its trajectory, evaluated and backed up; `draws`
         makes the work. None when the draw failed for a reason of the node's own.
 
         Raises `WorkFailed` when the KV pool is full.
@@ -126,33 +109,11 @@ class Expansion:
             return None
         finally:
             node.pending -= 1
-        end = self._end(node, option, work.max_tokens, whole=True)
+        end = self.draws.end(node, option, work.max_tokens, whole=True)
         child = self._adopt(tree, node, option, end, origin)
         yield from attempt(self._evaluation.evaluate(tree, child, option.scores))
         self._back_up(tree, child)
         return child
-
-    def to_end(self, node: Node, *, greedy: bool) -> Extend:
-        """Work for `complete`: all that is left of the trajectory in one option."""
-        assert node.state is not None
-        sampling = self._greedy if greedy else self._sampled
-        work = Extend(
-            node.state,
-            sampling,
-            (node.id, node.draws),
-            Boundary(),
-            self._max_tokens - node.length,
-            self._stop,
-            actions=self.actions_to_end(node),
-        )
-        node.draws += 1
-        return work
-
-    def actions_to_end(self, node: Node) -> Actions | None:
-        """A whole trajectory's actions from `node` on, where options are actions."""
-        if not self._actions:
-            return None
-        return Actions(self._actions, max(1, self._max_depth - node.depth))
 
     def _draw(
         self, tree: Tree, node: Node, count: int, origin: str
@@ -170,7 +131,9 @@ class Expansion:
         landed: Node | None = None
         for _ in range(1 + self._redraws):
             given = node.avoid
-            work = self._work(node, count)
+            work = self.draws.options(
+                node, count, self._evaluation.step_critics, embed=self._likeness.embeds
+            )
             try:
                 options = yield from self._evaluation.extend(work)
             except WorkFailed as error:
@@ -192,7 +155,7 @@ class Expansion:
                 tree.merged += more
                 distance, like = self._likeness.nearest(node, option)
                 full = len(node.children) + node.elsewhere >= room
-                end = self._end(node, option, work.max_tokens)
+                end = self.draws.end(node, option, work.max_tokens)
                 first = self.transpositions.first(key) if like is None and end is None else None
                 if like is None and first is None and not full:
                     child = self._adopt(tree, node, option, end, origin, key)
@@ -232,32 +195,8 @@ class Expansion:
         ):
             self._drop(best)
             return [], like or first or landed
-        end = self._end(node, best, self._max_option)
+        end = self.draws.end(node, best, work.max_tokens)
         return [(self._adopt(tree, node, best, end, origin, best_key), best)], None
-
-    def _work(self, node: Node, count: int) -> Extend:
-        assert node.state is not None
-        actions: Actions | None = None
-        if self._actions:
-            left = len(self._actions) - len(node.avoid)
-            actions = Actions(self._actions, each=0 < left <= count)
-            count = left if actions.each else count
-        first = node.draws
-        node.draws = first + count
-        return Extend(
-            node.state,
-            self._sampled,
-            (node.id, first),
-            self._boundary,
-            min(self._max_option, self._max_tokens - node.length),
-            self._stop,
-            self._evaluation.step_critics,
-            node.avoid,
-            draws=count,
-            greedy_first=first == 0,
-            actions=actions,
-            embed=self._likeness.embeds,
-        )
 
     def _adopt(
         self,
@@ -278,27 +217,9 @@ class Expansion:
         if option.tokens not in _tokens(node.avoid):
             node.drawn(option)
         if len(node.children) + node.elsewhere >= self._width.maximum(node) or (
-            self._actions and len(node.avoid) >= len(self._actions)
+            self.draws.actions and len(node.avoid) >= len(self.draws.actions)
         ):
             node.closed = True
-
-    def _end(self, node: Node, option: Option, limit: int, *, whole: bool = False) -> End | None:
-        """Why nothing follows `option`, if so; `whole` if it goes on to where nothing may. Where
-        options are actions, a trajectory of `max_depth` of them is finished."""
-        if option.finish in ("eos", "stop"):
-            return "stop"
-        if (
-            self._actions
-            and option.finish == "step"
-            and (whole or node.depth + 1 >= self._max_depth)
-        ):
-            return "stop"
-        left = self._max_tokens - node.length
-        if len(option.tokens) >= left or node.depth + 1 >= self._max_depth:
-            return "length"
-        if option.finish == "length" and len(option.tokens) < min(limit, left):
-            return "length"  # cut below the limit that was asked for: the model's context is full
-        return None
 
     def _back_up(self, tree: Tree, child: Node) -> None:
         value = self._evaluation.value(tree, child)
