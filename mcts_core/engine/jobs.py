@@ -185,7 +185,7 @@ class Jobs:
             stream=work.stream,
         )
         run = self.seating.extend(job, parent, parent.seats[POLICY], POLICY, decode)
-        run.embed = work.embed
+        run.embedded = len(parent.tokens) if work.embed else None
         job.runs = run.family
         runs = yield from self._all(run)
         states = [self._settled(run, parent) for run in runs]

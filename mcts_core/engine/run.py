@@ -47,12 +47,11 @@ class Run(Pending):
     """Seats on the way whose KV is computed again, and given back to them."""
     seat: Seat | None = None
     """Of the state that it has come to by decoding."""
-    embed: bool = False
-    """Whether the hidden states of the drawn tokens are to be summed."""
+    embedded: int | None = None
+    """Length of the sequence up to which the hidden states of drawn tokens are summed; what is
+    computed again does not count again. None where no sum is wanted."""
     embedding: torch.Tensor | None = None
     """[hidden], their sum so far, in float32."""
-    embedded: int = 0
-    """Length of the sequence up to which they are summed: none counts twice."""
     family: list[Run] = field(default_factory=list)
     """All runs that came from the same one by splitting, this one included."""
 
@@ -118,7 +117,7 @@ class Run(Pending):
                 self.branch.release()
                 self.settle()
         elif not self.remaining:
-            if self.embed and self.embedded < len(self.tokens):
+            if self.embedded is not None and self.embedded < len(self.tokens):
                 self.embedded = len(self.tokens)
                 # One token at a time and in order: the same bits in any batch.
                 last = hidden[-1].float()

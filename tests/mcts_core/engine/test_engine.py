@@ -85,7 +85,7 @@ def facts(outcomes: Sequence[Outcome]) -> list[Any]:
                 for option in outcome.options:
                     found.append((option.tokens, option.logprobs, option.draw_logprobs))
                     found.append((option.finish, option.draws, dict(option.scores)))
-                    found.append(list(option.state.tokens))
+                    found.append((list(option.state.tokens), option.embedding))
                 found.append(outcome.spent)
             case RolledOut():
                 found.append((outcome.tokens, outcome.finish, dict(outcome.scores), outcome.spent))
