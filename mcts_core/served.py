@@ -119,8 +119,33 @@ class ServedModel:
                 raise QueryError(
                     f"search.critics.{critic}", f"this model has no such critic; it has: {known}"
                 )
+        actions = self._actions(query)
+        if actions and query.search.rollouts.count:
+            raise QueryError(
+                "search.rollouts.count", "rollouts do not keep to 'search.actions': use 0"
+            )
         if query.search.rollouts.count and self._manifest.rollout is None:
             raise QueryError("search.rollouts.count", "this model has no rollout model: use 0")
+
+    def _actions(self, query: Query) -> tuple[tuple[int, ...], ...]:
+        """Token ids of the query's actions. Raises `QueryError`."""
+        found: dict[tuple[int, ...], str] = {}
+        for index, text in enumerate(query.search.actions or ()):
+            field = f"search.actions.{index}"
+            try:
+                tokens = tuple(self._tokenizer.encode_part(text))
+            except ValueError as error:
+                raise QueryError(field, str(error)) from None
+            for other, known in found.items():
+                if other[: len(tokens)] == tokens[: len(other)]:
+                    raise QueryError(
+                        field,
+                        f"of {text!r} and {known!r} one begins with the tokens of the other: "
+                        "nothing would say where the shorter one ends; end both with a line "
+                        "break, for example",
+                    )
+            found[tokens] = text
+        return tuple(found)
 
     async def search(self, query: Query) -> AsyncGenerator[Event, None]:
         self.validate(query)
@@ -176,6 +201,7 @@ class ServedModel:
                 name for name, card in self._critics.items() if card.kind == "prm"
             ),
             rollouts_available=self._manifest.rollout is not None,
+            actions=self._actions(query),
         )
         limit = query.search.budget.deadline_ms
         return Session(

@@ -7,12 +7,13 @@ from copy import copy
 
 import torch
 
+from mcts_core.engine.actions import ActionFilter
 from mcts_core.engine.noise import uniform
 from mcts_core.engine.sampler import Draw, Drawn
 from mcts_core.engine.siblings import SiblingFilter
-from mcts_core.engine.text import Decoder, OptionText
+from mcts_core.engine.text import CONTEXT_TOKENS, Decoder, OptionText, Written, read
 from mcts_core.query import TokenEvent
-from mcts_core.search.work import Boundary, Finish, Sampling, Sibling, TokenLogprob
+from mcts_core.search.work import Actions, Boundary, Finish, Sampling, Sibling, TokenLogprob
 
 
 class Decode:
@@ -23,6 +24,7 @@ class Decode:
     """
 
     __slots__ = (
+        "_actions",
         "_before",
         "_boundary_tokens",
         "_decoder",
@@ -35,6 +37,8 @@ class Decode:
         "_siblings",
         "_stream",
         "_text",
+        "_tokens",
+        "_written",
         "draw_logprobs",
         "draws",
         "finish",
@@ -53,28 +57,39 @@ class Decode:
         boundary_tokens: frozenset[int] | None,
         stop: tuple[str, ...],
         siblings: Sequence[Sibling],
+        actions: Actions | None,
         limit: int,
         before: Sequence[int],
+        tail: str,
+        begun: str,
         end_tokens: frozenset[int],
         decoder: Decoder,
         stream: int | None = None,
         emit: Callable[[TokenEvent], None] | None = None,
     ) -> None:
         """`boundary_tokens`, when given, are all tokens that meet the boundary, each by itself:
-        no text has to be looked at. `before` are the tokens that the option continues."""
+        no text has to be looked at. `before` are the tokens that the option continues; `tail` and
+        `begun` as for `OptionText`."""
         self._sampling = sampling
         self._node = node
         self.draws = draws
         self._greedy_draw = greedy_draw
         self._limit = limit
-        self._before = before[-8:]
+        self._before = before[-CONTEXT_TOKENS:]
         self._end_tokens = end_tokens
         self._decoder = decoder
         self._siblings = SiblingFilter(siblings) if siblings else None
+        self._actions = ActionFilter(actions, siblings, draws) if actions is not None else None
         self._boundary_tokens = boundary_tokens
+        self._tokens = boundary.tokens
         self._stream, self._emit = stream, emit
         watched = boundary_tokens is None or stop or stream is not None
-        self._text = OptionText(decoder, before, boundary, stop) if watched else None
+        self._text = (
+            OptionText(decoder, self._before, boundary, stop, tail=tail, begun=begun)
+            if watched
+            else None
+        )
+        self._written: Written | None = None
         self.logits: torch.Tensor | None = None
         self.logprobs: list[TokenLogprob] = []
         self.draw_logprobs: list[float] = []
@@ -84,11 +99,16 @@ class Decode:
         """What each draw's next token depends on; `tokens` are the sequence's so far."""
         sampling, position = self._sampling, len(self.logprobs)
         factors = self._siblings.factors() if self._siblings else {}
+        actions = self._actions
+        allowed = None if actions is None else actions.allowed()
         rows: list[Draw] = []
         for draw in self.draws:
             greedy = not sampling.temperature or draw == self._greedy_draw
             noise = 0.0 if greedy else uniform(sampling.seed, self._node, draw, position)
-            rows.append(Draw(sampling, greedy, noise, factors, tokens, prompt_length))
+            left = None if actions is None else actions.left(draw)
+            rows.append(
+                Draw(sampling, greedy, noise, factors, tokens, prompt_length, allowed, left)
+            )
         return rows
 
     def split(self, draws: tuple[int, ...]) -> Decode:
@@ -99,6 +119,7 @@ class Decode:
         other.logprobs = list(self.logprobs)
         other.draw_logprobs = list(self.draw_logprobs)
         other._siblings = self._siblings.copy() if self._siblings else None
+        other._actions = self._actions.copy() if self._actions is not None else None
         other._text = self._text.copy() if self._text is not None else None
         return other
 
@@ -110,11 +131,16 @@ class Decode:
         token = drawn.logprob.token
         if self._siblings:
             self._siblings.follow(token)
+        complete = self._actions is not None and self._actions.follow(token)
         if token in self._end_tokens:
             self.finish = "eos"
         elif self._text is not None:
             self.finish = self._text.feed(token)
-        elif self._boundary_tokens and token in self._boundary_tokens:
+        elif (self._boundary_tokens and token in self._boundary_tokens) or (
+            len(self.logprobs) == self._tokens
+        ):
+            self.finish = "step"
+        if self.finish is None and complete:
             self.finish = "step"
         if self.finish is None and len(self.logprobs) >= self._limit:
             self.finish = "length"
@@ -122,13 +148,16 @@ class Decode:
             self._announce(drawn.logprob)
         return token
 
-    def text(self) -> str:
-        """The option's text; ends before a stop string."""
-        if self._text is not None:
-            return self._text.finish()
-        tokens = [logprob.token for logprob in self.logprobs]
-        known = len(self._decoder.decode(self._before))
-        return self._decoder.decode([*self._before, *tokens])[known:]
+    def written(self) -> Written:
+        """The option's text; nothing may be drawn after it was asked for."""
+        if self._written is None:
+            final = self.finish == "eos"
+            if self._text is not None:
+                self._written = self._text.finish(final=final)
+            else:
+                tokens = [logprob.token for logprob in self.logprobs]
+                self._written = read(self._decoder, self._before, tokens, final=final)
+        return self._written
 
     def _announce(self, logprob: TokenLogprob) -> None:
         assert self._text is not None
@@ -136,6 +165,6 @@ class Decode:
         assert self._stream is not None
         final = self.finish is not None
         if final:
-            self._text.finish()
+            self.written()
         text = self._text.release(final=final)
         self._emit(TokenEvent(self._stream, text, (logprob,)))

@@ -5,12 +5,15 @@ A job is a generator that reads from top to bottom; it yields what it has to wai
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from itertools import count
+from math import sqrt
 from typing import assert_never
 
 import structlog
+import torch
 
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.pending import Pending, WorkFailed
@@ -21,6 +24,7 @@ from mcts_core.engine.session import Job, Session, Steps
 from mcts_core.engine.state import NodeState
 from mcts_core.engine.text import Decoder
 from mcts_core.search.work import (
+    Actions,
     Boundary,
     Extend,
     Extended,
@@ -177,9 +181,11 @@ class Jobs:
             greedy_draw=work.key[1] if work.greedy_first else None,
             boundary=work.boundary,
             siblings=work.siblings,
+            actions=work.actions,
             stream=work.stream,
         )
         run = self.seating.extend(job, parent, parent.seats[POLICY], POLICY, decode)
+        run.embedded = len(parent.tokens) if work.embed else None
         job.runs = run.family
         runs = yield from self._all(run)
         states = [self._settled(run, parent) for run in runs]
@@ -211,7 +217,9 @@ class Jobs:
     def _settled(self, run: Run, parent: NodeState) -> NodeState:
         """The state that a decoding run has come to."""
         assert run.seat is not None
-        state = NodeState(run.tokens, parent, parent.prompt_length)
+        assert run.decode is not None
+        text, cut = run.decode.written().text, run.decode.finish == "length"
+        state = NodeState(run.tokens, parent, parent.prompt_length, text, cut)
         state.seats[POLICY] = run.seat
         run.job.session.states.add(state)
         return state
@@ -232,7 +240,7 @@ class Jobs:
         finally:
             state.release()
         tokens = tuple(run.tokens[len(parent.tokens) :])
-        return RolledOut(tokens, decode.text(), decode.finish, scores, job.cost)
+        return RolledOut(tokens, decode.written().text, decode.finish, scores, job.cost)
 
     def _score(self, job: Job, work: Score) -> Steps:
         (scores,) = yield from self.scoring.scores(job, [_node(work.state)], work.critics)
@@ -248,6 +256,7 @@ class Jobs:
         greedy_draw: int | None = None,
         boundary: Boundary = _TO_THE_END,
         siblings: Sequence[Sibling] = (),
+        actions: Actions | None = None,
         stream: int | None = None,
     ) -> Decode:
         return Decode(
@@ -259,8 +268,11 @@ class Jobs:
             boundary_tokens=self._tokens_of(boundary),
             stop=work.stop,
             siblings=siblings,
+            actions=actions,
             limit=min(work.max_tokens, self._context_length - len(parent.tokens)),
             before=parent.tokens,
+            tail=parent.tail(max(map(len, work.stop), default=1) - 1),
+            begun=parent.begun(),
             end_tokens=self._end_tokens,
             decoder=self._decoder,
             stream=stream,
@@ -269,7 +281,7 @@ class Jobs:
 
     def _tokens_of(self, boundary: Boundary) -> frozenset[int] | None:
         """The tokens that meet this boundary each by itself; None when text must be looked at."""
-        if boundary.regex is not None or boundary.every_token or boundary.min_tokens > 1:
+        if boundary.regex is not None or boundary.min_tokens > 1:
             return None
         sets = [self._boundary_tokens.get(text) for text in boundary.strings]
         if any(tokens is None for tokens in sets):
@@ -287,13 +299,24 @@ def _option(run: Run, state: NodeState, scores: Mapping[str, float]) -> Option:
     decode = run.decode
     assert decode is not None
     assert state.parent is not None
+    written = decode.written()
     return Option(
         state=state,
         tokens=tuple(run.tokens[len(state.parent.tokens) :]),
         logprobs=tuple(decode.logprobs),
         draw_logprobs=tuple(decode.draw_logprobs),
-        text=decode.text(),
+        text=written.text,
         finish=decode.finish or "length",
         scores=scores,
         draws=decode.draws,
+        cut=written.cut,
+        partial=written.partial,
+        embedding=None if run.embedding is None else _unit(run.embedding),
     )
+
+
+def _unit(vector: torch.Tensor) -> Sequence[float]:
+    """A vector `[n]` scaled to length 1, as plain numbers."""
+    values = vector.tolist()
+    norm = sqrt(sum(value * value for value in values)) or 1.0
+    return array("f", [value / norm for value in values])

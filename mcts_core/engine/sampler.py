@@ -34,6 +34,10 @@ class Draw:
     """The row's tokens so far; read only under a penalty."""
     prompt_length: int
     """How many of `history` are the prompt's: the presence and frequency penalties skip these."""
+    allowed: Sequence[int] | None = None
+    """The only tokens that there are, if not all; see `engine.actions`."""
+    left: Sequence[int] | None = None
+    """Those of them that may be drawn, whatever their probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,11 @@ def sample(rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | 
     scaled = _scale(logits, draws)
     own = _Normalised(logits)
     _filter(scaled, draws)
+    _restrict(scaled, draws)
     used = _Normalised(scaled)
     available = _without_siblings(used.probabilities, draws)
+    if any(draw.left is not None for draw in draws):
+        available = _left(available, scaled, draws)
     cumulative = available.cumsum(dim=-1, dtype=torch.float64)
     noise = torch.tensor([draw.noise for draw in draws], dtype=torch.float64, device=logits.device)
     at = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)
@@ -131,7 +138,8 @@ def _filter(scaled: torch.Tensor, draws: Sequence[Draw]) -> None:
     rows = [
         row
         for row, draw in enumerate(draws)
-        if draw.sampling.top_k or draw.sampling.top_p < 1.0 or draw.sampling.min_p > 0.0
+        if draw.allowed is None
+        and (draw.sampling.top_k or draw.sampling.top_p < 1.0 or draw.sampling.min_p > 0.0)
     ]
     for row in rows:
         sampling = draws[row].sampling
@@ -146,6 +154,31 @@ def _filter(scaled: torch.Tensor, draws: Sequence[Draw]) -> None:
             dropped |= probabilities < sampling.min_p * probabilities[0]
         dropped[0] = False
         scaled[row, order[dropped]] = float("-inf")
+
+
+def _restrict(scaled: torch.Tensor, draws: Sequence[Draw]) -> None:
+    """Takes all but the allowed tokens out, in place."""
+    for row, draw in enumerate(draws):
+        if draw.allowed is not None:
+            tokens = torch.tensor(draw.allowed, device=scaled.device)
+            kept = scaled[row, tokens]
+            scaled[row] = float("-inf")
+            scaled[row, tokens] = kept
+
+
+def _left(probabilities: torch.Tensor, scaled: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """The probabilities of the tokens that are left. Where those are too unlikely to be told from
+    nothing, they are what there is."""
+    available = probabilities.clone()
+    for row, draw in enumerate(draws):
+        if draw.left is not None:
+            tokens = torch.tensor(draw.left, device=scaled.device)
+            kept = available[row, tokens]
+            if float(kept.sum()) < _NOTHING_LEFT:
+                kept = scaled[row, tokens].softmax(dim=-1)
+            available[row] = 0.0
+            available[row, tokens] = kept
+    return available
 
 
 def _without_siblings(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:

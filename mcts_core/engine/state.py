@@ -69,6 +69,10 @@ class NodeState:
     tokens: list[int]
     parent: NodeState | None
     prompt_length: int
+    text: str = ""
+    """Of the option that led here."""
+    cut: bool = False
+    """That option was ended by its limit: its step goes on in the next one."""
     seats: dict[str, Seat] = field(default_factory=dict)
     """By model name."""
     released: bool = False
@@ -79,6 +83,24 @@ class NodeState:
         while state is not None:
             yield state
             state = state.parent
+
+    def tail(self, count: int) -> str:
+        """The last `count` characters of the completion so far."""
+        text = ""
+        for state in self.ancestry():
+            if len(text) >= count:
+                break
+            text = state.text + text
+        return text[-count:] if count > 0 else ""
+
+    def begun(self) -> str:
+        """The text of the step that goes on here; empty where a new one begins."""
+        text = ""
+        for state in self.ancestry():
+            if not state.cut:
+                break
+            text = state.text + text
+        return text
 
     def release(self) -> None:
         self.released = True

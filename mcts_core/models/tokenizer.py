@@ -36,6 +36,21 @@ class ModelTokenizer:
         """With the special tokens that the model expects before a prompt."""
         return list(self._tokenizer.encode(text))
 
+    def encode_part(self, text: str) -> list[int]:
+        """As it stands inside a longer text: nothing is added before or after it.
+
+        Raises `ValueError` when the model's tokens cannot say exactly that.
+        """
+        before, joined = self._plain("\n"), self._plain("\n" + text)
+        found = [self._plain(text)]
+        if joined[: len(before)] == before:  # some tokenizers put a space before what comes first
+            found.append(joined[len(before) :])
+        spelled = self._spelled(before)
+        for tokens in found:
+            if self._spelled([*before, *tokens]) == spelled + text:
+                return tokens
+        raise ValueError(f"this model's tokens cannot spell {text!r}")
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Special tokens are left out."""
         return str(
@@ -47,6 +62,12 @@ class ModelTokenizer:
     def token_text(self, token: int) -> str:
         """One token's text, special tokens spelled out; for logprobs."""
         return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _spelled(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
     def containing(self, text: str) -> frozenset[int]:
         """All token ids whose own text contains `text`."""

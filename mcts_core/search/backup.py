@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from mcts_core.search.tree import Node, Tree
 
 
-def backup(tree: Tree, path: Iterable[Node], value: float) -> None:
-    """N + 1 and the undiscounted value for every node of `path`, which begins at the root; Q is
-    the mean (AlphaLLM, arXiv 2404.12253, backpropagation)."""
+def backup(tree: Tree, path: Sequence[Node], value: float) -> None:
+    """N + 1 and the undiscounted value for every node of `path`, which runs from the root down.
+
+    `mean`: Q is the mean of all values that came through (AlphaLLM, arXiv 2404.12253,
+    backpropagation). `max`: Q is the best of the children's, as in Bellman's equation, since the
+    search itself chooses every step (Coulom, "Efficient selectivity and backup operators in
+    Monte-Carlo tree search", 2006); a node none of whose children has a value yet has its own.
+    """
     if value < tree.low:
         tree.low = value
     if value > tree.high:
@@ -17,3 +22,9 @@ def backup(tree: Tree, path: Iterable[Node], value: float) -> None:
     for node in path:
         node.visits += 1
         node.total += value
+    if tree.backup == "mean":
+        for node in path:
+            node.value = node.total / node.visits
+        return
+    for node in reversed(path):
+        node.value = max((child.value for child in node.children if child.visits), default=value)

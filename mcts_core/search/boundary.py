@@ -12,12 +12,12 @@ _STRINGS = {"newline": ("\n",), "paragraph": ("\n\n",)}
 
 
 def boundary(step: Step) -> Boundary:
-    """The boundary that `step` describes; its `max_tokens` is the work's, not the boundary's."""
+    """The boundary that `step` describes; its `limit` is the work's, not the boundary's."""
     until = step.until
+    if step.tokens:
+        return Boundary(tokens=step.tokens)
     if isinstance(until, StepPattern):
         return Boundary(until.strings or (), until.regex, min_tokens=step.min_tokens)
-    if until == "token":
-        return Boundary(every_token=True, min_tokens=step.min_tokens)
     if until == "sentence":
         return Boundary(regex=SENTENCE, min_tokens=step.min_tokens)
     return Boundary(_STRINGS[until], min_tokens=step.min_tokens)

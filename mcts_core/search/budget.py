@@ -46,7 +46,7 @@ class Meter:
         """`started` is the request's admission, on `clock`, in seconds."""
         self._budget = parameters.budget
         self._max_depth = parameters.max_depth
-        self._max_option = parameters.step.max_tokens
+        self._max_option = parameters.step.limit
         self._clock = clock
         self._started = started
         milliseconds = parameters.budget.deadline_ms

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
 
 from mcts_core.search.backup import backup
-from mcts_core.search.boundary import boundary
 from mcts_core.search.budget import Meter
+from mcts_core.search.draws import Draws
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
 from mcts_core.search.merge import Likeness
+from mcts_core.search.parameters import Merge
 from mcts_core.search.task import Task
+from mcts_core.search.transpositions import Key, StateRuleTooSlow, Transpositions
 from mcts_core.search.tree import End, Node, Tree
 from mcts_core.search.width import AdaptiveWidth
-from mcts_core.search.work import Boundary, Extend, Failed, Option, Release, Sibling, Work
+from mcts_core.search.work import Extend, Failed, Option, Release, Sibling, Work
 
 
 class Expansion:
     """Draws options. The first below a node is greedy, the rest are sampled without replacement."""
 
     __slots__ = (
-        "_boundary",
         "_evaluation",
-        "_greedy",
         "_likeness",
-        "_max_depth",
-        "_max_option",
-        "_max_tokens",
         "_meter",
         "_outbox",
         "_redraws",
-        "_sampled",
-        "_stop",
         "_width",
+        "draws",
         "failure",
+        "transpositions",
     )
 
     def __init__(
@@ -45,17 +42,13 @@ class Expansion:
         outbox: list[Work],
     ) -> None:
         parameters = task.parameters
-        self._boundary = boundary(parameters.step)
-        self._greedy = replace(task.sampling, temperature=0.0)
-        self._sampled = replace(
-            task.sampling, temperature=parameters.temperature, min_p=parameters.min_p
-        )
-        self._likeness = Likeness(parameters.merge)
+        self.draws = Draws(task)
+        merge = parameters.merge
+        if task.actions:
+            merge = Merge(by="exact", redraws=merge.redraws, state=merge.state)
+        self._likeness = Likeness(merge)
+        self.transpositions = Transpositions(parameters.merge.state)
         self._redraws = parameters.merge.redraws
-        self._max_option = parameters.step.max_tokens
-        self._max_tokens = task.max_tokens
-        self._max_depth = parameters.max_depth
-        self._stop = task.stop
         self._width = width
         self._evaluation = evaluation
         self._meter = meter
@@ -67,7 +60,8 @@ class Expansion:
         self, tree: Tree, node: Node, count: int, origin: str
     ) -> Steps[tuple[list[Node], Node | None]]:
         """`count` draws below `node`: the new children, evaluated; and when there is none, the
-        child that the draws merged into, if they came to one.
+        node that the draws merged into, if they came to one: a child of `node`, or the node
+        elsewhere that stands for the state that they led to.
 
         Raises `WorkFailed` when the KV pool is full.
         """
@@ -102,7 +96,7 @@ class Expansion:
         return new
 
     def complete(self, tree: Tree, node: Node, work: Extend, origin: str) -> Steps[Node | None]:
-        """One draw from `node` to the end of its trajectory, evaluated and backed up; `to_end`
+        """One draw from `node` to the end of its trajectory, evaluated and backed up; `draws`
         makes the work. None when the draw failed for a reason of the node's own.
 
         Raises `WorkFailed` when the KV pool is full.
@@ -115,116 +109,117 @@ class Expansion:
             return None
         finally:
             node.pending -= 1
-        child = self._adopt(tree, node, option, work.max_tokens, origin)
+        end = self.draws.end(node, option, work.max_tokens, whole=True)
+        child = self._adopt(tree, node, option, end, origin)
         yield from attempt(self._evaluation.evaluate(tree, child, option.scores))
         self._back_up(tree, child)
         return child
 
-    def to_end(self, node: Node, *, greedy: bool) -> Extend:
-        """Work for `complete`: all that is left of the trajectory in one option."""
-        assert node.state is not None
-        sampling = self._greedy if greedy else self._sampled
-        work = Extend(
-            node.state,
-            sampling,
-            (node.id, node.draws),
-            Boundary(),
-            self._max_tokens - node.length,
-            self._stop,
-        )
-        node.draws += 1
-        return work
-
     def _draw(
         self, tree: Tree, node: Node, count: int, origin: str
     ) -> Steps[tuple[list[tuple[Node, Option]], Node | None]]:
-        """New children and their options, or the child that the draws merged into.
+        """New children and their options, or the node that the draws merged into.
 
         Options too much like a sibling are drawn again when no draw was new; when all draws are
         like one, the most distant one is kept (AlphaLLM, state merge), unless that says the very
-        same. What finds no room below the node is given back.
+        same. So are options that lead to a state elsewhere, which are never kept. What finds no
+        room below the node is given back.
         """
         room = max(count, self._width.maximum(node))  # a beam's width may be above the tree's
         best: Option | None = None
-        best_distance = -1.0
+        best_distance, best_key = -1.0, None
+        landed: Node | None = None
         for _ in range(1 + self._redraws):
             given = node.avoid
-            work = self._work(node, count)
+            work = self.draws.options(
+                node, count, self._evaluation.step_critics, embed=self._likeness.embeds
+            )
             try:
                 options = yield from self._evaluation.extend(work)
             except WorkFailed as error:
-                if best is not None:
+                if best is not None or landed is not None:
                     break
                 self._close(tree, node, error.failed)
                 return [], None
+            try:
+                keys = [self.transpositions.key(node, option) for option in options]
+            except StateRuleTooSlow as error:
+                for option in options:
+                    self._drop(option)
+                self._drop(best)
+                self._close(tree, node, Failed("internal", str(error)))
+                return [], None
             grown: list[tuple[Node, Option]] = []
-            for option in options:
+            for option, key in zip(options, keys, strict=True):
                 more = max(0, len(option.draws) - 1)
                 tree.merged += more
-                distance, sibling = self._likeness.nearest(node, option.text)
-                if sibling is None and len(node.children) < room:
-                    child = self._adopt(tree, node, option, work.max_tokens, origin)
+                distance, like = self._likeness.nearest(node, option)
+                full = len(node.children) + node.elsewhere >= room
+                end = self.draws.end(node, option, work.max_tokens)
+                first = self.transpositions.first(key) if like is None and end is None else None
+                if like is None and first is None and not full:
+                    child = self._adopt(tree, node, option, end, origin, key)
                     child.merged = more
                     grown.append((child, option))
                     continue
                 tree.merged += 1
-                if sibling is not None:
-                    sibling.merged += more + 1
-                if distance > best_distance:
+                like = like or first
+                if like is not None:
+                    like.merged += more + 1
+                if first is not None:
+                    landed = first
+                    self._drop(option)
+                    node.elsewhere += option.tokens not in _tokens(node.avoid)
+                elif distance > best_distance:
                     self._drop(best)
-                    best, best_distance = option, distance
+                    best, best_distance, best_key = option, distance, key
                 else:
                     self._drop(option)
-                if _among(option, given):
+                if option.tokens in _tokens(given):
                     node.closed = True  # it was told to avoid this one: nothing else is left
-                elif not _among(option, node.avoid):
-                    node.drawn(option)
+                self._taken(node, option)
             if grown:
                 self._drop(best)
                 return grown, None
             if node.closed or self._meter.exhausted(tree, count):
                 break
-        assert best is not None
-        distance, sibling = self._likeness.nearest(node, best.text)
-        if (sibling is not None and distance == 0.0) or len(node.children) >= room:
+        if best is None:
+            return [], landed
+        distance, like = self._likeness.nearest(node, best)
+        first = self.transpositions.first(best_key)
+        if (
+            like is None
+            or distance == 0.0
+            or first is not None
+            or len(node.children) + node.elsewhere >= room
+        ):
             self._drop(best)
-            return [], sibling
-        return [(self._adopt(tree, node, best, self._max_option, origin), best)], None
+            return [], like or first or landed
+        end = self.draws.end(node, best, work.max_tokens)
+        return [(self._adopt(tree, node, best, end, origin, best_key), best)], None
 
-    def _work(self, node: Node, count: int) -> Extend:
-        assert node.state is not None
-        first = node.draws
-        node.draws = first + count
-        return Extend(
-            node.state,
-            self._sampled,
-            (node.id, first),
-            self._boundary,
-            min(self._max_option, self._max_tokens - node.length),
-            self._stop,
-            self._evaluation.step_critics,
-            node.avoid,
-            draws=count,
-            greedy_first=first == 0,
-        )
-
-    def _adopt(self, tree: Tree, node: Node, option: Option, limit: int, origin: str) -> Node:
-        child = tree.add(node, option, self._end(node, option, limit), origin)
-        if not _among(option, node.avoid):
-            node.drawn(option)
-        if len(node.children) >= self._width.maximum(node):
-            node.closed = True
+    def _adopt(
+        self,
+        tree: Tree,
+        node: Node,
+        option: Option,
+        end: End | None,
+        origin: str,
+        key: Key | None = None,
+    ) -> Node:
+        child = tree.add(node, option, end, origin)
+        self.transpositions.add(key, child)
+        self._taken(node, option)
         return child
 
-    def _end(self, node: Node, option: Option, limit: int) -> End | None:
-        if option.finish in ("eos", "stop"):
-            return "stop"
-        left = self._max_tokens - node.length
-        if len(option.tokens) >= left or node.depth + 1 >= self._max_depth:
-            return "length"
-        if option.finish == "length" and len(option.tokens) < min(limit, left):
-            return "length"  # cut below the limit that was asked for: the model's context is full
-        return None
+    def _taken(self, node: Node, option: Option) -> None:
+        """`option` is not offered again below `node`, which may be full by now."""
+        if option.tokens not in _tokens(node.avoid):
+            node.drawn(option)
+        if len(node.children) + node.elsewhere >= self._width.maximum(node) or (
+            self.draws.actions and len(node.avoid) >= len(self.draws.actions)
+        ):
+            node.closed = True
 
     def _back_up(self, tree: Tree, child: Node) -> None:
         value = self._evaluation.value(tree, child)
@@ -250,6 +245,5 @@ class Expansion:
             self._outbox.append(Release(option.state))
 
 
-def _among(option: Option, siblings: tuple[Sibling, ...]) -> bool:
-    tokens = option.tokens
-    return any(sibling.tokens == tokens for sibling in siblings)
+def _tokens(siblings: tuple[Sibling, ...]) -> Iterator[tuple[int, ...]]:
+    return (sibling.tokens for sibling in siblings)

@@ -46,6 +46,7 @@ class Ladder:
         found = len(tree.terminals)
         self._evaluation.rollouts = False
         self._meter.settled = True
+        self._expansion.transpositions.forget()  # a rung grows its own frontier only
         for rung in rungs:
             width = self._width(tree, reason)
             starts = self._starts(tree, rung)[:width]
@@ -79,7 +80,7 @@ class Ladder:
     def _complete(self, tree: Tree, node: Node) -> Steps[Node | None]:
         if node.state is None:
             return None
-        work = self._expansion.to_end(node, greedy=node.draws == 0)
+        work = self._expansion.draws.to_end(node, greedy=node.draws == 0)
         return (yield from self._expansion.complete(tree, node, work, "sample"))
 
     def _width(self, tree: Tree, reason: FallbackReason) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import regex
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Method = Literal[
     "mcts", "beam", "dvts", "best_first", "best_of_n", "self_consistency", "sample", "greedy"
@@ -39,16 +39,37 @@ class Budget(Strict):
     nodes: Annotated[int, Field(ge=1)] | None = None
 
 
+def _compiled(value: str) -> str:
+    try:
+        regex.compile(value)
+    except regex.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
 class Step(Strict):
     """Where an option ends."""
 
     until: Literal["newline", "paragraph", "sentence", "token"] | StepPattern = "newline"
     min_tokens: Annotated[int, Field(ge=1)] = 1
     max_tokens: Annotated[int, Field(ge=1)] = 64
+    """Neither this nor `min_tokens` applies where `until` counts tokens."""
+
+    @property
+    def tokens(self) -> int:
+        """The length of every option, where `until` gives one; else 0."""
+        if self.until == "token":
+            return 1
+        return (self.until.tokens or 0) if isinstance(self.until, StepPattern) else 0
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of an option."""
+        return self.tokens or self.max_tokens
 
 
 class StepPattern(Strict):
-    """An option ends after any of `strings`, or after a match of `regex`."""
+    """An option ends after any of `strings`, after a match of `regex`, or after `tokens` tokens."""
 
     strings: (
         Annotated[
@@ -56,22 +77,14 @@ class StepPattern(Strict):
         ]
         | None
     ) = None
-    regex: Annotated[str, Field(max_length=256)] | None = None
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                regex.compile(value)
-            except regex.error as error:
-                raise ValueError(f"not a regular expression: {error}") from None
-        return value
+    regex: Annotated[str, Field(max_length=256), AfterValidator(_compiled)] | None = None
+    tokens: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if (self.strings is None) == (self.regex is None):
-            raise ValueError("give either 'strings' or 'regex'")
+        given = (self.strings, self.regex, self.tokens)
+        if sum(each is not None for each in given) != 1:
+            raise ValueError("give one of 'strings', 'regex' and 'tokens'")
         if self.strings is not None and not self.strings:
             raise ValueError("'strings' must name at least one string")
         return self
@@ -115,13 +128,23 @@ class Select(Strict):
     c: Annotated[float, Field(ge=0)] = 1.0
 
 
+class StatePattern(Strict):
+    """What the first match of `regex` in an option's text captures (all of the match, where it has
+    no groups) says all that matters about the state that the option leads to."""
+
+    regex: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_compiled)]
+
+
 class Merge(Strict):
     """When a new option counts as a sibling that is there already; it is then drawn again."""
 
-    by: Literal["edit", "exact", "none"] = "edit"
+    by: Literal["edit", "embedding", "exact", "none"] = "edit"
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """`edit`: merge at a normalised edit distance of at most this (0 = the same text)."""
+    """Merge at a distance of at most this; 0: the same text. `edit`: normalised edit distance.
+    `embedding`: 1 - cosine similarity of the options' mean hidden states in the policy."""
     redraws: Annotated[int, Field(ge=0)] = 2
+    state: StatePattern | None = None
+    """Which options lead to one state, wherever in the tree: it is then grown once."""
 
 
 class Rollouts(Strict):
@@ -150,6 +173,8 @@ class SearchParameters(Strict):
     max_depth: Annotated[int, Field(ge=1)] = 32
     width: Width = Width()
     select: Select = Select()
+    backup: Literal["mean", "max"] = "mean"
+    """A node's value: the mean of what was backed up through it, or the best of its children's."""
     merge: Merge = Merge()
     rollouts: Rollouts = Rollouts()
     critics: dict[str, Annotated[float, Field(ge=0)]] = {}
@@ -168,14 +193,43 @@ class SearchParameters(Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of expansion: tokens less likely than this share of the likeliest are no options. Drawing
     without replacement gets to the far tail of the policy, where critics were never trained."""
+    actions: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...],
+            Field(min_length=1, max_length=256),
+        ]
+        | None
+    ) = None
+    """Every option is one of these texts; they take the place of `step`."""
     include: tuple[Literal["candidates", "root", "tree"], ...] = ()
+
+    @field_validator("actions")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for index, action in enumerate(value or ()):
+            if action in (value or ())[:index]:
+                raise ValueError(f"{action!r} stands there twice")
+        return value
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.actions is not None and "step" in self.model_fields_set:
+            raise ValueError("'actions' say what an option is: leave 'step' out")
+        return self
 
     def over(self, preset: SearchParameters) -> SearchParameters:
         """This request's own fields laid over `preset`; nested objects are merged field by field.
 
-        `critics` is replaced whole: a request that names critics names all that it wants.
+        `critics` is replaced whole: a request that names critics names all that it wants. `actions`
+        and `step` replace each other.
         """
-        merged = _merge(preset.model_dump(exclude_unset=True), self.model_dump(exclude_unset=True))
+        below = preset.model_dump(exclude_unset=True)
+        above = self.model_dump(exclude_unset=True)
+        if self.actions is not None:
+            below.pop("step", None)
+        elif "step" in above:
+            below.pop("actions", None)
+        merged = _merge(below, above)
         return SearchParameters.model_validate(merged)
 
 

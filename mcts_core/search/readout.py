@@ -38,7 +38,7 @@ def terminals(
     """All terminals, best first.
 
     `best` orders them by mixed score. `visits` and `value` walk down from the root to the child
-    with the most visits or the highest mean, among those that lead to a terminal; the next best
+    with the most visits or the highest value, among those that lead to a terminal; the next best
     are found by walking back up as little as possible. `vote` begins with the best terminal of
     each answer, the answer with the most votes first.
     """
@@ -69,11 +69,11 @@ def settled(tree: Tree, visits_left: int) -> bool:
 
 
 def _by_visits(node: Node) -> tuple[float, float, int]:
-    return node.visits, node.mean, -node.id
+    return node.visits, node.value, -node.id
 
 
 def _by_value(node: Node) -> tuple[float, float, int]:
-    return node.mean, node.visits, -node.id
+    return node.value, node.visits, -node.id
 
 
 def _descend(tree: Tree, key: Callable[[Node], tuple[float, float, int]]) -> Iterator[Node]:
@@ -91,5 +91,5 @@ def _distinct(nodes: Iterable[Node], n: int) -> list[Node]:
     for node in nodes:
         if len(chosen) >= n:
             break
-        chosen.setdefault("".join(step.text for step in node.path()), node)
+        chosen.setdefault(node.completion, node)
     return list(chosen.values())

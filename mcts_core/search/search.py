@@ -73,7 +73,7 @@ class TreeNode:
     """Length of that option."""
     visits: int
     value: float | None
-    """Mean of the values backed up through here; None before the first."""
+    """Q, by `search.backup` of the values that came through here; None before the first."""
     prior: float
     """The policy's share of the option among its siblings."""
     score: float | None
@@ -84,7 +84,7 @@ class TreeNode:
     origin: str
     """The method or rung that drew the option."""
     merged: int
-    """Further draws that were too much like this option."""
+    """Further draws that were too much like this option, or led to this state."""
     solved: bool
     """Nothing is left to be done at or below this node."""
 
@@ -107,7 +107,7 @@ class SearchResult:
     terminals: int
     depth: int
     merged: int
-    """Draws that were too much like a sibling."""
+    """Draws that were too much like a sibling, or led to a state that was there."""
     first_simulation_seconds: float | None
     candidates: tuple[Trajectory, ...] = ()
     root: tuple[RootOption, ...] = ()

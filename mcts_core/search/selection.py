@@ -1,6 +1,6 @@
 """Selection: the tree policy that leads a simulation to the node to be expanded.
 
-Means are min-max normalised over the tree before they meet the bonus, because critics have unequal
+Values are min-max normalised over the tree before they meet the bonus, because critics have unequal
 scales (as in mctx and MuZero, arXiv 1911.08265, appendix B). A visit in flight counts as one of
 the tree's lowest value (virtual loss), so that parallel simulations spread.
 """
@@ -37,7 +37,7 @@ def puct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, f
         taken = visits + child.virtual
         bound = bonus * child.likelihood / (1 + taken)
         if taken:
-            bound += (child.total - low * visits) * scale / taken
+            bound += (child.value - low) * visits * scale / taken
         if bound > best_bound:
             best, best_bound = child, bound
     return best, best_bound
@@ -60,7 +60,7 @@ def uct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, fl
         taken = visits + child.virtual
         if not taken:
             return child, inf
-        bound = (child.total - low * visits) * scale / taken + c * sqrt(explore / taken)
+        bound = (child.value - low) * visits * scale / taken + c * sqrt(explore / taken)
         if bound > best_bound:
             best, best_bound = child, bound
     return best, best_bound
@@ -69,13 +69,12 @@ def uct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, fl
 def puct_new(node: Node, c: float) -> float:
     """The bonus of an option that was not drawn yet: unvisited, with an equal share as its prior.
     (The policy's mass that is left is no measure: a policy that is wrong is sure of it.)"""
-    return c * sqrt(node.visits + node.virtual) / (1 + len(node.children) + node.pending)
+    return c * sqrt(node.visits + node.virtual) / (1 + node.taken)
 
 
 def uct_new(node: Node, c: float) -> float:
     """The same for `uct`, which knows no priors: as many visits as there were draws."""
-    drawn = len(node.children) + node.pending
-    return c * sqrt(log(max(1, node.visits + node.virtual)) / (1 + drawn))
+    return c * sqrt(log(max(1, node.visits + node.virtual)) / (1 + node.taken))
 
 
 RULES: dict[str, tuple[Rule, Callable[[Node, float], float]]] = {
@@ -99,8 +98,8 @@ class Selection:
         expanded waits for simulations in flight, or nothing is left.
 
         Solved nodes (terminals, and subtrees in which all is known) are absorbing: they are never
-        walked into. But where the rule prefers one, its mean is backed up once more on the way,
-        so that visits and means go on following the rule at no cost.
+        walked into. But where the rule prefers one, its value is backed up once more on the
+        way, so that visits and values go on following the rule at no cost.
         """
         rule, c, width = self._rule, self._c, self._width
         node = tree.root
@@ -125,7 +124,7 @@ class Selection:
             return None
         if absorbed is not None:
             tree.absorbed += 1
-            backup(tree, absorbed, absorbed[-1].mean)
+            backup(tree, absorbed, absorbed[-1].value)
         return path
 
     def _new(self, tree: Tree, node: Node) -> float:

@@ -27,3 +27,5 @@ class Task:
     """Critics that judge whether the steps so far are right."""
     rollouts_available: bool
     """Whether there is a rollout model."""
+    actions: tuple[tuple[int, ...], ...] = ()
+    """Token ids of `search.actions`; without any, the step rule says what an option is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import exp, inf
 from typing import Literal
 
@@ -11,6 +11,14 @@ from mcts_core.search.work import Option, Sibling, State, TokenLogprob
 End = Literal["stop", "length"]
 """Why nothing follows a node: it is a terminal ("stop": end of sequence or a stop string), or a
 limit of the request or the model cut it ("length": an unfinished end)."""
+
+
+Backup = Literal["mean", "max"]
+"""What becomes of the values that are backed up through a node; see `search.backup`."""
+
+
+_LEAST_PRIOR = 1e-300
+"""In place of probabilities that underflow."""
 
 
 class Node:
@@ -23,7 +31,8 @@ class Node:
     - its children's visits, their own evaluations left out;
     - one for each simulation that valued new children here (in a beam and in the ladder, one for
       each new child);
-    - those that ended here: draws that merged into it and, once it is solved, absorbed visits.
+    - those that ended here: draws that merged into it or led to states elsewhere in the tree and,
+      once it is solved, absorbed visits.
     """
 
     __slots__ = (
@@ -31,8 +40,11 @@ class Node:
         "blocked",
         "children",
         "closed",
+        "cut",
         "depth",
         "draws",
+        "elsewhere",
+        "embedding",
         "end",
         "finished",
         "id",
@@ -45,6 +57,7 @@ class Node:
         "open",
         "origin",
         "parent",
+        "partial",
         "pending",
         "priors",
         "score",
@@ -54,6 +67,7 @@ class Node:
         "text",
         "tokens",
         "total",
+        "value",
         "virtual",
         "visits",
     )
@@ -68,6 +82,10 @@ class Node:
         text: str,
         end: End | None,
         origin: str,
+        *,
+        cut: int = 0,
+        partial: bool = False,
+        embedding: Sequence[float] | None = None,
     ) -> None:
         self.id = identifier
         self.parent = parent
@@ -77,6 +95,12 @@ class Node:
         """Of the option that led here, as are `logprobs` and `text`."""
         self.logprobs = logprobs
         self.text = text
+        self.cut = cut
+        """Characters before `text` that a stop string has taken."""
+        self.partial = partial
+        """The option ends inside a character: what it says is known by its tokens only."""
+        self.embedding = embedding
+        """The option's, if embeddings were asked for."""
         self.end = end
         self.origin = origin
         """The method that drew the option."""
@@ -94,12 +118,16 @@ class Node:
         self.visits = 0
         self.total = 0.0
         """Sum of the values backed up through here."""
+        self.value = 0.0
+        """Q, as `Tree.backup` makes it of them; 0 before the first."""
         self.virtual = 0
         """Simulations in flight through here; selection counts each as a visit of the lowest
         value (virtual loss)."""
         self.merged = 0
-        """Further draws that were too much like this option."""
+        """Further draws that were too much like this option, or led to this state."""
         self.children: list[Node] = []
+        self.elsewhere = 0
+        """Options that lead to states that other nodes stand for (`Transpositions`)."""
         self.open = 0
         """Children that are not solved."""
         self.pending = 0
@@ -122,16 +150,17 @@ class Node:
         """A terminal is at or below this node."""
 
     @property
-    def mean(self) -> float:
-        """Q: the mean of the values backed up through here; 0 before the first."""
-        return self.total / self.visits if self.visits else 0.0
+    def taken(self) -> int:
+        """Room that is taken: by children, by options that lead elsewhere, by draws in flight."""
+        return len(self.children) + self.elsewhere + self.pending
 
     @property
     def prior(self) -> float:
         """P: the policy's share of this option among its siblings.
 
         Proportional to the geometric mean of its token probabilities: the product itself would
-        give all to the shortest option, and underflows for long ones.
+        give all to the shortest option, and underflows for long ones. To the product where options
+        come from a fixed list (`Tree.exact_priors`): there it is what the policy says of them.
         """
         return self.likelihood / self.parent.priors if self.parent is not None else 1.0
 
@@ -139,6 +168,14 @@ class Node:
     def trajectory_likelihood(self) -> float:
         """Geometric mean of the token probabilities from the root to here, in (0, 1]."""
         return exp(self.logprob / self.length) if self.length else 1.0
+
+    @property
+    def completion(self) -> str:
+        """The text from the root to here; a stop string that ended it is no part of it, even if it
+        began in an earlier option."""
+        *before, last = self.path()
+        text = "".join(step.text for step in before)
+        return text[: len(text) - last.cut] + last.text
 
     def drawn(self, option: Option) -> None:
         """Further draws avoid `option`."""
@@ -158,9 +195,26 @@ class Node:
 class Tree:
     """The root, the terminals found, and the range of the values seen."""
 
-    __slots__ = ("absorbed", "best", "depth", "high", "low", "merged", "nodes", "root", "terminals")
+    __slots__ = (
+        "absorbed",
+        "backup",
+        "best",
+        "depth",
+        "exact_priors",
+        "high",
+        "low",
+        "merged",
+        "nodes",
+        "root",
+        "terminals",
+    )
 
-    def __init__(self, state: State, origin: str) -> None:
+    def __init__(
+        self, state: State, origin: str, backup: Backup = "mean", *, exact_priors: bool = False
+    ) -> None:
+        self.backup: Backup = backup
+        self.exact_priors = exact_priors
+        """Priors are the options' whole probabilities: they come from a fixed list."""
         self.root = Node(0, None, state, (), (), "", None, origin)
         self.nodes = 1
         self.terminals: list[Node] = []
@@ -191,7 +245,12 @@ class Tree:
             option.text,
             end,
             origin,
+            cut=option.cut,
+            partial=option.partial,
+            embedding=option.embedding,
         )
+        if self.exact_priors:
+            child.likelihood = max(_LEAST_PRIOR, exp(child.logprob - parent.logprob))
         self.nodes += 1
         self.depth = max(self.depth, child.depth)
         parent.children.append(child)

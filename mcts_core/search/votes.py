@@ -81,7 +81,7 @@ class Poll:
 
     def _count(self, tree: Tree) -> None:
         for node in tree.terminals[self._counted :]:
-            text = extract("".join(step.text for step in node.path()))
+            text = extract(node.completion)
             for answer in self.answers:
                 if self._comparison.same(answer.text, text):
                     answer.terminals.append(node)

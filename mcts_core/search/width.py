@@ -20,9 +20,11 @@ class AdaptiveWidth:
 
     __slots__ = ("_alpha", "_inner", "_progressive", "_root")
 
-    def __init__(self, parameters: Width) -> None:
-        self._root = parameters.root
-        self._inner = parameters.inner
+    def __init__(self, parameters: Width, actions: int = 0) -> None:
+        """`actions`: how many options there are, if their number is fixed: where the maximum has
+        room for all of them, all are drawn at once."""
+        self._root = _within(parameters.root, actions)
+        self._inner = _within(parameters.inner, actions)
         self._alpha = parameters.alpha
         self._progressive = parameters.rule == "progressive"
 
@@ -33,14 +35,14 @@ class AdaptiveWidth:
         """Options to be drawn together below a node that has room: what it lacks to its minimum,
         or else one more."""
         low = (self._inner if node.parent is not None else self._root)[0]
-        return max(1, low - len(node.children) - node.pending)
+        return max(1, low - node.taken)
 
     def has_room(self, node: Node) -> bool:
         """Whether another option may be drawn; draws in flight count as children."""
         if node.closed:
             return False
         low, high = self._inner if node.parent is not None else self._root
-        count = len(node.children) + node.pending
+        count = node.taken
         if count >= low:
             if count >= high:
                 return False
@@ -55,4 +57,8 @@ class AdaptiveWidth:
         if not self._progressive or not node.open:
             return True
         low = (self._inner if node.parent is not None else self._root)[0]
-        return len(node.children) + node.pending < low
+        return node.taken < low
+
+
+def _within(bounds: tuple[int, int], actions: int) -> tuple[int, int]:
+    return (actions, actions) if 0 < actions <= bounds[1] else bounds

@@ -54,13 +54,28 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """Where an option ends. With no strings, no regex and not `every_token`, only at the end of
-    the sequence, a stop string or a limit."""
+    """Where an option ends. With no strings, no regex and no `tokens`, only at the end of the
+    sequence, a stop string or a limit."""
 
     strings: tuple[str, ...] = ()
     regex: str | None = None
-    every_token: bool = False
+    tokens: int = 0
+    """End after so many tokens, unless it is 0."""
     min_tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """The option is one of these. They take the place of a boundary; top-k, top-p and min-p do not
+    apply to them."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    """Of each action; none begins with another."""
+    count: int = 1
+    """The option is so many actions, one after the other."""
+    each: bool = False
+    """The draws do not choose: each takes an action of its own, of those that no sibling is, in
+    their order. Drawing them all together computes what they have in common once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +123,9 @@ class Extend:
     draws: int = 1
     greedy_first: bool = False
     """The first draw takes the most likely tokens, whatever the temperature of the others."""
+    actions: Actions | None = None
+    embed: bool = False
+    """Give each option's embedding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +187,19 @@ class Option:
     logprobs: tuple[TokenLogprob, ...]
     draw_logprobs: tuple[float, ...]
     text: str
-    """With `finish == "stop"` it ends before the stop string."""
+    """Whole characters; one that ends in the next option is that option's. With `finish == "stop"`
+    it ends before the stop string."""
     finish: Finish
     scores: Mapping[str, float]
     draws: tuple[int, ...] = ()
     """The draws that came to this option, counted as in `Extend.key`."""
+    cut: int = 0
+    """Characters of the text before this option that belong to the stop string that ended it."""
+    partial: bool = False
+    """Its last tokens are part of a character."""
+    embedding: Sequence[float] | None = None
+    """The mean of the policy's last hidden states over the option's tokens, scaled to length 1;
+    None if it was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)

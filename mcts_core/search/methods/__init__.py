@@ -43,12 +43,14 @@ def create(
     outcome_critics: frozenset[str],
     process_critics: frozenset[str],
     rollouts_available: bool,
+    actions: tuple[tuple[int, ...], ...] = (),
 ) -> Search:
     """A search that has not begun.
 
     `clock` is in seconds and `started`, on it, the request's admission: deadlines count from
-    there. `outcome_critics` are those that score finished trajectories only,
-    `process_critics` those that judge steps.
+    there. `outcome_critics` are those that score finished trajectories only, `process_critics`
+    those that judge steps. `actions`: the token ids of `parameters.actions`, none the beginning of
+    another.
     """
     task = Task(
         prompt=prompt,
@@ -61,6 +63,7 @@ def create(
         outcome_critics=outcome_critics,
         process_critics=process_critics,
         rollouts_available=rollouts_available,
+        actions=actions,
     )
     return METHODS[parameters.method](task, clock, started)
 

@@ -55,7 +55,7 @@ class TreeSearch(ABC):
         self._outbox: list[Work] = []
         parameters = task.parameters
         self._meter = Meter(parameters, clock, started)
-        self._width = AdaptiveWidth(parameters.width)
+        self._width = AdaptiveWidth(parameters.width, len(task.actions))
         self._evaluation = Evaluation(task, self._outbox)
         self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
         self._poll = Poll(self._evaluation)
@@ -157,7 +157,12 @@ class TreeSearch(ABC):
 
     def _open(self) -> Steps[None]:
         opened = yield from self._evaluation.open(self._task.prompt, critics=self.step_scores)
-        tree = Tree(opened.state, self.name)
+        tree = Tree(
+            opened.state,
+            self.name,
+            self._task.parameters.backup,
+            exact_priors=bool(self._task.actions),
+        )
         if self.step_scores:
             yield from self._evaluation.evaluate(tree, tree.root, opened.scores)
             value = self._evaluation.value(tree, tree.root)
@@ -269,7 +274,7 @@ def _trajectory(node: Node) -> Trajectory:
     return Trajectory(
         tokens=tuple(token for step in path for token in step.tokens),
         logprobs=tuple(logprob for step in path for logprob in step.logprobs),
-        text="".join(step.text for step in path),
+        text=node.completion,
         finish_reason="stop" if node.end == "stop" else "length",
         score=node.score,
         scores=dict(node.scores),
@@ -277,7 +282,7 @@ def _trajectory(node: Node) -> Trajectory:
 
 
 def _root_option(node: Node) -> RootOption:
-    return RootOption(node.text, node.visits, node.mean, node.prior, dict(node.scores))
+    return RootOption(node.text, node.visits, node.value, node.prior, dict(node.scores))
 
 
 def _tree_node(node: Node) -> TreeNode:
@@ -288,7 +293,7 @@ def _tree_node(node: Node) -> TreeNode:
         text=node.text,
         tokens=len(node.tokens),
         visits=node.visits,
-        value=node.mean if node.visits else None,
+        value=node.value if node.visits else None,
         prior=node.prior,
         score=node.score,
         scores=dict(node.scores),

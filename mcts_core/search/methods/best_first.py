@@ -90,6 +90,7 @@ class BestFirst(TreeSearch):
 
     def _expand(self, tree: Tree, node: Node, count: int) -> Steps[None]:
         began = self._meter.now()
+        elsewhere = node.elsewhere
         try:
             new = yield from self._expansion.fill(tree, node, count, self.name)
             values = [
@@ -98,21 +99,23 @@ class BestFirst(TreeSearch):
             if values:
                 backup(tree, node.path(), max(values))
                 self._meter.simulated()
-            self._follow(node, new)
+            self._follow(node, new, moved=bool(new) or node.elsewhere > elsewhere)
         finally:
             self._meter.land(count)
             self._meter.timed(began)
 
-    def _follow(self, node: Node, new: list[Node]) -> None:
-        """Puts the new children on the frontier, and `node` again if there may be more of them."""
+    def _follow(self, node: Node, new: list[Node], *, moved: bool) -> None:
+        """Puts the new children on the frontier, and `node` again if its options were new ones
+        (`moved`) and there may be more of them."""
         own = self._hopes[node]
         for child in new:
             self._hopes[child] = own if child.score is None else child.score
             if child.end != "length":
                 self._push(child, _g(child), self._hopes[child])
-        if new and not node.closed:
+        if moved and not node.closed:
             hopes = [own, *(self._hopes[child] for child in node.children)]
-            self._push(node, min(map(_g, node.children)), sum(hopes) / len(hopes))
+            g = min(map(_g, node.children), default=_g(node))
+            self._push(node, g, sum(hopes) / len(hopes))
         elif node.children:
             self._evaluation.release(node)
 

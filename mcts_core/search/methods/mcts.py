@@ -67,7 +67,8 @@ class MCTS(TreeSearch):
         are drawn and evaluated, and the best of their values is backed up.
 
         Where no critic can say anything of a new state, the simulation goes on from there, down to
-        a state that can be valued. Options that merge into a sibling are another visit there.
+        a state that can be valued. Options that merge into a sibling are another visit there; those
+        that lead to a state elsewhere in the tree end here, with its value.
         """
         began = self._meter.now()
         flying = list(path)
@@ -79,8 +80,9 @@ class MCTS(TreeSearch):
                     value for child in new if (value := self._first_visit(tree, child)) is not None
                 ]
                 if merged is not None and merged.visits:
-                    path.append(merged)
-                    values.append(merged.mean)
+                    if merged.parent is path[-1]:
+                        path.append(merged)
+                    values.append(merged.value)
                 if values:
                     backup(tree, path, max(values))
                     self._meter.simulated()
@@ -102,7 +104,7 @@ class MCTS(TreeSearch):
 
         `best`: the best terminal has the score 1, and no score beyond 1 was ever seen, as with
         critics that give probabilities. `visits`: at every node of the way down the leader is
-        further ahead than all visits left. `value` and `vote`: means can always change, and nobody
+        further ahead than all visits left. `value` and `vote`: values can always change, and nobody
         knows how many terminals are still to be found.
         """
         if self._task.n > 1:

@@ -85,7 +85,7 @@ def facts(outcomes: Sequence[Outcome]) -> list[Any]:
                 for option in outcome.options:
                     found.append((option.tokens, option.logprobs, option.draw_logprobs))
                     found.append((option.finish, option.draws, dict(option.scores)))
-                    found.append(list(option.state.tokens))
+                    found.append((list(option.state.tokens), option.embedding))
                 found.append(outcome.spent)
             case RolledOut():
                 found.append((outcome.tokens, outcome.finish, dict(outcome.scores), outcome.spent))
@@ -436,3 +436,76 @@ def test_closing_answers_everyone() -> None:
     late: list[Any] = []
     engine.begin(tree([]), late.append)
     assert isinstance(late[0], SearchFailed)
+
+
+def in_pieces(into: list[Option], stop: tuple[str, ...], *lengths: int) -> Plan:
+    """Opens a prompt and draws one option after the other, of so many tokens each."""
+    (root,) = yield [Open(PROMPT)]
+    assert isinstance(root, Opened)
+    state = root.state
+    greedy = Sampling(temperature=0.0, logit_bias=((END_TOKEN, -100.0), *NEVER_SICK))
+    for node, length in enumerate(lengths):
+        boundary = Boundary(tokens=length)
+        (outcome,) = yield [Extend(state, greedy, (node, 0), boundary, 50, stop)]
+        assert isinstance(outcome, Extended)
+        (option,) = outcome.options
+        into.append(option)
+        if option.finish != "step":
+            break
+        state = option.state
+
+
+def test_options_of_so_many_tokens_have_so_many(running: Running) -> None:
+    options: list[Option] = []
+    running.run(in_pieces(options, (), 3, 1, 4))
+    assert [len(option.tokens) for option in options] == [3, 1, 4]
+    assert [option.finish for option in options] == ["step"] * 3
+    running.idle()
+
+
+def test_a_stop_string_is_seen_across_options(running: Running) -> None:
+    plain: list[Option] = []
+    running.run(in_pieces(plain, (), 12))
+    text = plain[0].text
+    stop = text[2:5]
+    at = text.find(stop)
+    stopped: list[Option] = []
+    running.run(in_pieces(stopped, (stop,), at + 1, 1, 9))
+    assert stopped[-1].finish == "stop"
+    assert (stopped[-1].text, stopped[-1].cut) == ("", 2)
+    assert len(stopped[-1].tokens) == 1, "the option ends with the token that completes it"
+    running.idle()
+
+
+def test_an_options_embedding_is_the_mean_hidden_state_of_its_tokens(running: Running) -> None:
+    drawn: list[Option] = []
+
+    def plan(into: list[Option]) -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        sampling = Sampling(seed=3, top_k=3, logit_bias=NEVER_SICK)
+        (outcome,) = yield [Extend(root.state, sampling, (0, 0), max_tokens=5, draws=6, embed=True)]
+        assert isinstance(outcome, Extended)
+        into.extend(outcome.options)
+
+    running.run(plan(drawn))
+    assert len(drawn) > 1, "draws that part sum up their own tokens"
+    model = make("llama")
+    for option in drawn:
+        assert option.embedding is not None
+        with torch.no_grad():
+            ids = torch.tensor([[*PROMPT, *option.tokens]])
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        mean = hidden[len(PROMPT) :].mean(dim=0)
+        expected = (mean / mean.norm()).tolist()
+        assert list(option.embedding) == pytest.approx(expected, abs=1e-5)
+    among: list[Option] = []
+    running.run(*(tree([], seed=n) for n in range(5)), plan(among))
+    assert [option.embedding for option in among] == [option.embedding for option in drawn]
+    assert all(option.embedding is None for option in embeddings_not_asked_for(running))
+
+
+def embeddings_not_asked_for(running: Running) -> list[Option]:
+    options: list[Option] = []
+    running.run(in_pieces(options, (), 2, 2))
+    return options

@@ -41,7 +41,7 @@ def bushy(into: list[Outcome], seed: int, prompt: Sequence[int] = LONG) -> Plan:
     parents: list[State] = [root.state]
     for generation in range(4):
         outcomes = yield [
-            Extend(parent, sampling, (generation, 10 * at), Boundary(), 13, draws=3)
+            Extend(parent, sampling, (generation, 10 * at), Boundary(), 13, draws=3, embed=True)
             for at, parent in enumerate(parents)
         ]
         into += outcomes

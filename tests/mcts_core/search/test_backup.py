@@ -4,7 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcts_core.search.backup import backup
+from mcts_core.search.parameters import SearchParameters
+from mcts_core.search.tree import Tree
 from tests.mcts_core.search.test_tree import new_tree, option
+from tests.mcts_core.search.world import World, WorldState, solve
 
 
 @given(values=st.lists(st.floats(-100, 100), min_size=1, max_size=20))
@@ -16,7 +19,7 @@ def test_every_ancestor_gets_the_undiscounted_value(values: list[float]) -> None
         backup(tree, leaf.path(), value)
     for node in (tree.root, child, leaf):
         assert node.visits == len(values)
-        assert abs(node.mean - sum(values) / len(values)) < 1e-9
+        assert abs(node.value - sum(values) / len(values)) < 1e-9
     assert (tree.low, tree.high) == (min(values), max(values))
 
 
@@ -25,4 +28,32 @@ def test_a_sibling_of_the_path_is_left_alone() -> None:
     child = tree.add(tree.root, option("a"), None, "mcts")
     other = tree.add(tree.root, option("b"), None, "mcts")
     backup(tree, child.path(), 1.0)
-    assert (other.visits, other.mean) == (0, 0.0)
+    assert (other.visits, other.value) == (0, 0.0)
+
+
+@given(values=st.lists(st.floats(-100, 100), min_size=1, max_size=20))
+def test_by_max_a_node_is_worth_its_best_child(values: list[float]) -> None:
+    tree = Tree(WorldState(()), "mcts", "max")
+    backup(tree, (tree.root,), 50.0)
+    assert tree.root.value == 50.0
+    for index, value in enumerate(values):
+        child = tree.add(tree.root, option(str(index)), None, "mcts")
+        backup(tree, (child,), value)
+        backup(tree, (tree.root,), value)
+        assert tree.root.value == max(values[: index + 1]), "its own value was a guess at that"
+    assert tree.root.visits == 1 + len(values)
+
+
+def test_by_max_a_disappointment_below_reaches_all_ancestors() -> None:
+    tree = Tree(WorldState(()), "mcts", "max")
+    child = tree.add(tree.root, option("a"), None, "mcts")
+    backup(tree, child.path(), 0.9)
+    leaf = tree.add(child, option("b"), None, "mcts")
+    backup(tree, (leaf,), 0.2)
+    backup(tree, (tree.root, child), 0.2)
+    assert [node.value for node in leaf.path()] == [0.2, 0.2, 0.2]
+
+
+def test_a_search_by_max_finds_what_is_there() -> None:
+    parameters = SearchParameters(critics={"value": 1.0, "orm": 1.0}, backup="max")
+    assert solve(World(), parameters).trajectories[0].score == 1.0

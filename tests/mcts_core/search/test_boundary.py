@@ -12,8 +12,9 @@ from mcts_core.search.work import Boundary
 def test_every_step_has_its_boundary() -> None:
     assert boundary(Step()) == Boundary(("\n",))
     assert boundary(Step(until="paragraph", min_tokens=3)) == Boundary(("\n\n",), min_tokens=3)
-    assert boundary(Step(until="token")) == Boundary(every_token=True)
+    assert boundary(Step(until="token")) == Boundary(tokens=1)
     assert boundary(Step(until="sentence")) == Boundary(regex=SENTENCE)
+    assert boundary(Step(until=StepPattern(tokens=7), min_tokens=9)) == Boundary(tokens=7)
     strings = StepPattern(strings=("ки\n", ";"))
     assert boundary(Step(until=strings)) == Boundary(("ки\n", ";"))
     assert boundary(Step(until=StepPattern(regex="a+"))) == Boundary(regex="a+")

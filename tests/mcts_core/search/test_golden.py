@@ -96,7 +96,7 @@ def test_the_data_say_what_the_tree_says(method: Method) -> None:
             child.id for child in node.children
         ]
         assert (data.text, data.visits, data.scores) == (node.text, node.visits, node.scores)
-        assert data.value == (node.mean if node.visits else None)
+        assert data.value == (node.value if node.visits else None)
         assert data.solved == node.solved
     json.dumps([asdict(node) for node in nodes])
 

@@ -21,7 +21,7 @@ CRITICS = st.sampled_from(
     [{}, {"value": 1.0}, {"orm": 1.0}, {"value": 0.7, "noise": 0.3, "orm": 1.0}]
 )
 PARAMETERS = st.builds(
-    lambda critics, simulations, tokens, parallel, rule, rollouts, readout, threshold, root: (
+    lambda critics, simulations, tokens, parallel, rule, rollouts, readout, threshold, root, back: (
         SearchParameters(
             critics=critics,
             budget=Budget(simulations=simulations, tokens=tokens),
@@ -32,6 +32,7 @@ PARAMETERS = st.builds(
             merge=Merge(threshold=threshold),
             stop_when=StopWhen(converged=False),
             width=Width(root=root),
+            backup=back,
         )
     ),
     critics=CRITICS,
@@ -43,6 +44,7 @@ PARAMETERS = st.builds(
     readout=st.sampled_from(["best", "visits", "value", "vote"]),
     threshold=st.sampled_from([0.0, 0.4]),
     root=st.sampled_from([(1, 2), (2, 4), (4, 16)]),
+    back=st.sampled_from(["mean", "max"]),
 )
 
 

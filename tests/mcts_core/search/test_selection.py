@@ -33,7 +33,7 @@ def test_puct_is_normalised_mean_plus_prior_bonus() -> None:
     root = tree.root
     assert root.visits == 4
     bounds = [
-        (child.mean - tree.low) / (tree.high - tree.low)
+        (child.value - tree.low) / (tree.high - tree.low)
         + 1.5 * child.prior * sqrt(root.visits) / (1 + child.visits)
         for child in (low, high)
     ]
@@ -44,7 +44,7 @@ def test_puct_is_normalised_mean_plus_prior_bonus() -> None:
 def test_uct_is_normalised_mean_plus_exploration() -> None:
     tree = new_tree()
     often, rarely = full(tree, {"a": [0.9] * 50, "b": [0.5, 0.4]})
-    gap = (often.mean - rarely.mean) / (tree.high - tree.low)
+    gap = (often.value - rarely.value) / (tree.high - tree.low)
     worth = sqrt(log(tree.root.visits)) * (1 / sqrt(2) - 1 / sqrt(50))
     turn = gap / worth
     assert uct(tree, tree.root, turn * 0.99, False)[0] is often

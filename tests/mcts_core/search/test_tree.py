@@ -56,7 +56,8 @@ class Ledger:
         new, merged = yield from self._expansion.expand(tree, node, count, origin)
         self.drawn.setdefault(node, []).append(new)
         if merged is not None and merged.visits:
-            self.ended.setdefault(merged, []).append(merged.mean)
+            at = merged if merged.parent is node else node
+            self.ended.setdefault(at, []).append(merged.value)
         return new, merged
 
     def absorb(self, tree: Tree, path: list[Node], value: float) -> None:
@@ -67,13 +68,8 @@ class Ledger:
         return getattr(self._expansion, name)
 
 
-@settings(max_examples=60, deadline=None)
-@given(parameters=PARAMETERS, seed=st.integers(0, 3), order=st.integers(0, 2**32))
-def test_visits_and_values_of_a_node_are_those_below_it(
-    parameters: SearchParameters, seed: int, order: int
-) -> None:
-    """The identity of `Node`'s docstring, and the same of the values."""
-    world = World(critic_noise=0.5)
+def accounted(world: World, parameters: SearchParameters, seed: int, order: int) -> Tree:
+    """Grows a tree and checks the identity of `Node`'s docstring, and the same of the values."""
     search = build(world, parameters, seed=seed)
     assert isinstance(search, MCTS)
     ledger = Ledger(search._expansion)
@@ -95,6 +91,15 @@ def test_visits_and_values_of_a_node_are_those_below_it(
             total += child.total - worth(child)
         assert node.visits == visits
         assert node.total == pytest.approx(total, abs=1e-9)
+    return tree
+
+
+@settings(max_examples=60, deadline=None)
+@given(parameters=PARAMETERS, seed=st.integers(0, 3), order=st.integers(0, 2**32))
+def test_visits_and_values_of_a_node_are_those_below_it(
+    parameters: SearchParameters, seed: int, order: int
+) -> None:
+    accounted(World(critic_noise=0.5), parameters, seed, order)
 
 
 @settings(max_examples=60, deadline=None)
@@ -133,7 +138,12 @@ def test_whatever_happens_the_tree_stays_consistent(
             assert not node.children, "a terminal is absorbing"
             assert node in tree.terminals
         if node.visits:
-            assert tree.low - 1e-9 <= node.mean <= tree.high + 1e-9
+            assert tree.low - 1e-9 <= node.value <= tree.high + 1e-9
+            below = [child.value for child in node.children if child.visits]
+            if tree.backup == "mean":
+                assert node.value == node.total / node.visits
+            elif below and expire_after is None:
+                assert node.value == max(below)
         if parameters.critics and node.score is not None:
             assert 0.0 <= node.score <= 1.0
             assert isfinite(node.score)

@@ -209,7 +209,7 @@ class World:
                 return tokens[:count], "eos"
             written = text(tokens[:count])
             if count >= boundary.min_tokens and (
-                boundary.every_token
+                count == boundary.tokens
                 or any(string in written for string in boundary.strings)
                 or (boundary.regex is not None and re.search(boundary.regex, written))
             ):

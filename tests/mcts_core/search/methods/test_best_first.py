@@ -150,7 +150,7 @@ def test_visits_add_up_as_in_a_tree_search(parallel: int, seed: int, order: int)
     for node in tree.walk():
         if search.result.fallback is None and node.children:
             assert node.visits >= 2 + sum(child.visits - 1 for child in node.children)
-        assert tree.low <= node.mean <= tree.high
+        assert tree.low <= node.value <= tree.high
 
 
 def test_a_small_budget_is_finished_by_the_ladder() -> None:

@@ -1,0 +1,104 @@
+"""Draws: the work that an option is drawn by, and whether anything can follow it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mcts_core.search.boundary import boundary
+from mcts_core.search.task import Task
+from mcts_core.search.tree import End, Node
+from mcts_core.search.work import Actions, Boundary, Extend, Option
+
+
+class Draws:
+    """What the request says of options: where they end, how they are sampled, or which they are."""
+
+    __slots__ = (
+        "_boundary",
+        "_greedy",
+        "_max_depth",
+        "_max_option",
+        "_max_tokens",
+        "_sampled",
+        "_stop",
+        "actions",
+    )
+
+    def __init__(self, task: Task) -> None:
+        parameters = task.parameters
+        self.actions = task.actions
+        """The only options that there are, as token ids; empty where any text is one."""
+        self._boundary = Boundary() if task.actions else boundary(parameters.step)
+        self._greedy = replace(task.sampling, temperature=0.0)
+        self._sampled = replace(
+            task.sampling, temperature=parameters.temperature, min_p=parameters.min_p
+        )
+        self._max_option = max(map(len, task.actions), default=parameters.step.limit)
+        self._max_tokens = task.max_tokens
+        self._max_depth = parameters.max_depth
+        self._stop = task.stop
+
+    def options(self, node: Node, count: int, critics: tuple[str, ...], *, embed: bool) -> Extend:
+        """`count` options below `node`, the very first of them greedy; no more than there are
+        actions left, which are then all drawn."""
+        assert node.state is not None
+        actions: Actions | None = None
+        if self.actions:
+            left = len(self.actions) - len(node.avoid)
+            actions = Actions(self.actions, each=0 < left <= count)
+            count = left if actions.each else count
+        first = node.draws
+        node.draws = first + count
+        return Extend(
+            node.state,
+            self._sampled,
+            (node.id, first),
+            self._boundary,
+            min(self._max_option, self._max_tokens - node.length),
+            self._stop,
+            critics,
+            node.avoid,
+            draws=count,
+            greedy_first=first == 0,
+            actions=actions,
+            embed=embed,
+        )
+
+    def to_end(self, node: Node, *, greedy: bool) -> Extend:
+        """All that is left of the trajectory below `node` in one option."""
+        assert node.state is not None
+        first = node.draws
+        node.draws += 1
+        return Extend(
+            node.state,
+            self._greedy if greedy else self._sampled,
+            (node.id, first),
+            Boundary(),
+            self._max_tokens - node.length,
+            self._stop,
+            actions=self.actions_to_end(node),
+        )
+
+    def actions_to_end(self, node: Node) -> Actions | None:
+        """A whole trajectory's actions from `node` on, where options are actions."""
+        if not self.actions:
+            return None
+        return Actions(self.actions, max(1, self._max_depth - node.depth))
+
+    def end(self, node: Node, option: Option, limit: int, *, whole: bool = False) -> End | None:
+        """Why nothing follows an `option` below `node` that was drawn with the `limit` of tokens;
+        `whole` if it was to go on to the trajectory's end.
+
+        Where options are actions, a trajectory of `max_depth` of them is finished.
+        """
+        if option.finish in ("eos", "stop"):
+            return "stop"
+        last = node.depth + 1 >= self._max_depth
+        if self.actions and option.finish == "step" and (whole or last):
+            return "stop"
+        left = self._max_tokens - node.length
+        if len(option.tokens) >= left or last:
+            return "length"
+        if option.finish == "length" and len(option.tokens) < min(limit, left):
+            return "length"  # cut below the limit that was asked for: the model's context is full
+        return None
