@@ -54,8 +54,8 @@ def card_of(
 
 
 def load_head(folder: Path) -> tuple[Head, CriticCard]:
-    """An mlp critic's head and its card. Raises `CriticError` when files are missing or do not fit.
-    """
+    """An mlp critic's head and its card. Raises `CriticError` when files are missing, broken or do
+    not fit."""
     card = CriticCard.load(folder)
     path = folder / FILE
     if card.hidden is None or card.width is None:

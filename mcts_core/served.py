@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
 
 from critics.card import CriticCard
@@ -18,7 +18,7 @@ from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.scoring import Scoring
-from mcts_core.engine.seating import POLICY, ROLLOUT, Seating
+from mcts_core.engine.seating import POLICY, Seating
 from mcts_core.engine.session import Session
 from mcts_core.models.fit import check_sizes, check_tokens
 from mcts_core.models.hub import locate
@@ -289,4 +289,3 @@ def load(
         context_length=context,
         pool_tokens=(blocks - 1) * block_size,
     )
-

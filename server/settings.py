@@ -32,7 +32,9 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True
     )
 
-    model: str = _field("Model", EMBEDDED, "'demo' (the embedded model), a model's folder or a hub id.")
+    model: str = _field(
+        "Model", EMBEDDED, "'demo' (the embedded model), a model's folder or a hub id."
+    )
     download: bool = _field(
         "Model", False, "Fetch what the hub's local cache lacks. Default: offline."
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.yaml", "*.txt", "tokenizer.model"]
 """What is fetched: weights as safetensors only, and no code."""
@@ -28,12 +27,15 @@ def locate(reference: str, base: Path | None = None, *, download: bool = False) 
         folder = base / folder
     if folder.is_dir():
         return folder
-    if not _is_id(reference):
+    # A name without an organisation could be meant for a folder.
+    if reference.count("/") != 1 or reference.startswith((".", "~", "/")):
         raise NotFound(f"there is no model folder {folder}")
     try:
         return Path(
             snapshot_download(reference, allow_patterns=_FILES, local_files_only=not download)
         )
+    except HFValidationError:
+        raise NotFound(f"there is no model folder {folder}") from None
     except LocalEntryNotFoundError as error:
         if download:
             raise NotFound(f"{reference} cannot be fetched from the hub: {error}") from None
@@ -43,14 +45,3 @@ def locate(reference: str, base: Path | None = None, *, download: bool = False) 
         ) from None
     except (HfHubHTTPError, OSError) as error:
         raise NotFound(f"{reference} cannot be fetched from the hub: {error}") from None
-
-
-def _is_id(reference: str) -> bool:
-    """`organisation/name`; a bare name could be meant for a folder."""
-    if reference.count("/") != 1 or reference.startswith((".", "~", "/")):
-        return False
-    try:
-        validate_repo_id(reference)
-    except HFValidationError:
-        return False
-    return True

@@ -8,8 +8,18 @@ from typing import Any
 
 import structlog
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+)
 from transformers.utils import logging
 
 from mcts_core.engine.resident import Head, Resident
@@ -57,17 +67,23 @@ def load_resident(
     return resident
 
 
-def _load_model(path: Path, name: str, *, language_head: bool, dtype: torch.dtype) -> Any:
-    kind = AutoModelForCausalLM if language_head else AutoModel
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        config = AutoConfig.from_pretrained(path, **local)
-        known = type(config) in kind._model_mapping
-    except ValueError:  # a model type that only code of the checkpoint's own knows
-        known = False
-    if not known:
-        reason = "transformers has no decoder of its type, and code of its own is not run"
+def _load_config(path: Path, name: str, **local: Any) -> Any:
+    kind = PreTrainedConfig.get_config_dict(path, local_files_only=True)[0].get("model_type")
+    if kind not in CONFIG_MAPPING:
+        reason = f"transformers knows no model type {kind!r}, and code of its own is not run"
         raise ModelRefused(refusal(name, reason))
+    try:
+        return AutoConfig.from_pretrained(path, **local)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path / 'config.json'} of {name} is not valid: {error}") from None
+
+
+def _load_model(path: Path, name: str, *, language_head: bool, dtype: torch.dtype) -> Any:
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    kind: Any = AutoModelForCausalLM if language_head else AutoModel
+    config = _load_config(path, name, **local)
+    if type(config) not in (MODEL_FOR_CAUSAL_LM_MAPPING if language_head else MODEL_MAPPING):
+        raise ModelRefused(refusal(name, f"{config.model_type} is not a decoder of transformers'"))
     try:
         model, found = kind.from_pretrained(
             path,

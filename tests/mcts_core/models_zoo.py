@@ -66,6 +66,8 @@ FAMILIES: dict[str, Any] = {
         vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256, eos_token_id=2
     ),
 }
+MIXTURES = {"gpt-oss-sinks", "deepseek-v3-mla"}
+"""Families whose tokens are sent to experts."""
 CLASSIFIERS: dict[str, Any] = {
     "qwen2-token-classification": AutoModelForTokenClassification,
     "qwen2-sequence-classification": AutoModelForSequenceClassification,
