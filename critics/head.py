@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -22,6 +23,11 @@ class Head(nn.Module):
         super().__init__()
         self.up = nn.Linear(hidden, width)
         self.down = nn.Linear(width, 1)
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden state."""
+        return self.up.in_features
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden `[..., hidden]` after the trunk's final norm; returns `[...]`."""
@@ -48,14 +54,19 @@ def card_of(
 
 
 def load_head(folder: Path) -> tuple[Head, CriticCard]:
-    """A critic's head and its card. Raises `CriticError` when files are missing or do not fit."""
+    """An mlp critic's head and its card. Raises `CriticError` when files are missing, broken or do
+    not fit."""
     card = CriticCard.load(folder)
     path = folder / FILE
+    if card.hidden is None or card.width is None:
+        raise CriticError(f"{folder / 'critic.json'}: its head is not the network in {FILE}")
     head = Head(card.hidden, card.width)
     try:
         head.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise CriticError(f"{path} is missing") from None
+    except SafetensorError as error:
+        raise CriticError(f"{path} is not a whole safetensors file: {error}") from None
     except RuntimeError as error:
         raise CriticError(f"{path} does not fit critic.json: {error}") from None
     return head.eval(), card
@@ -64,7 +75,8 @@ def load_head(folder: Path) -> tuple[Head, CriticCard]:
 def save_head(head: Head, card: CriticCard, folder: Path) -> None:
     """Writes the critic's two files."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "critic.json").write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    said = card.model_dump_json(indent=2, exclude_defaults=True)
+    (folder / "critic.json").write_text(said + "\n", encoding="utf-8")
     tensors = {
         name: value.detach().float().contiguous() for name, value in head.state_dict().items()
     }

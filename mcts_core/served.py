@@ -8,22 +8,23 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
 
-import torch
-
-from critics.card import CriticCard, CriticError
-from critics.head import Head, load_head
+from critics.card import CriticCard
+from critics.critic import Critic
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.scoring import Scoring
-from mcts_core.engine.seating import POLICY, ROLLOUT, Seating
+from mcts_core.engine.seating import POLICY, Seating
 from mcts_core.engine.session import Session
+from mcts_core.models.fit import check_sizes, check_tokens
+from mcts_core.models.hub import locate
 from mcts_core.models.load import end_tokens, load_resident
-from mcts_core.models.manifest import Manifest, ManifestError
+from mcts_core.models.manifest import Manifest
+from mcts_core.models.precision import AUTO, device_of, dtype_of
 from mcts_core.models.tokenizer import ModelTokenizer
 from mcts_core.query import EngineGauges, Event, Query, QueryError, Reply, Tokenizer
 from mcts_core.search import methods
@@ -34,7 +35,6 @@ from mcts_core.search.work import Account
 Progress = Callable[[str, float], None]
 """Called with what is being loaded and the share that is done, 0 to 1."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL = 50_000_000
 """Parameters below which one thread is faster than several."""
 _STEP_STRINGS = ("\n",)
@@ -227,7 +227,8 @@ def load(
     *,
     name: str,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: str = AUTO,
+    download: bool = False,
     pool_tokens: int | None = None,
     block_size: int = 16,
     threads: int | None = None,
@@ -237,6 +238,8 @@ def load(
 ) -> ServedModel:
     """Loads a served model from a local folder and starts its engine; blocks until it is ready.
 
+    `device` and `dtype` are names of `models.precision`, which says what `auto` is. `download`
+    says whether parts that the manifest names by their ids on the hub may be fetched.
     `pool_tokens` is the size of each model's KV pool in tokens. `max_batch_rows` bounds the tokens
     of one forward. `prefix_cache` keeps prompts' KV for later ones. `threads` is by default 1 for
     small models, else the largest power of two within the cores: work is then cut at whole vector
@@ -244,12 +247,15 @@ def load(
     Raises `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or `ValueError`, each with a
     message for the person who starts the server.
     """
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+    place = device_of(device)
     tell = on_progress or (lambda what, share: None)
     manifest = Manifest.load(path)
-    loaded = {critic: load_head(path / folder) for critic, folder in manifest.critics.items()}
-    cards = {critic: card for critic, (_, card) in loaded.items()}
+    folders = {
+        part: locate(reference, path, download=download)
+        for part, reference in manifest.parts.items()
+    }
+    critics = {critic: Critic.load(folders[critic]) for critic in manifest.critics}
+    cards = {name: critic.card for name, critic in critics.items()}
     if block_size < 1:
         raise ValueError(f"a KV block of {block_size} tokens cannot hold anything")
     blocks = (pool_tokens or 65_536) // block_size + 1
@@ -258,44 +264,39 @@ def load(
             f"a KV pool of {pool_tokens} tokens is too small: give it {_LEAST_POOL} tokens and two "
             f"blocks of {block_size} at least"
         )
-    parts: list[tuple[str, Path, bool, list[str]]] = [
-        (POLICY, path / manifest.policy, True, [n for n, c in cards.items() if c.trunk == "policy"])
-    ]
-    if manifest.rollout is not None:
-        parts.append((ROLLOUT, path / manifest.rollout, True, []))
-    for critic, card in cards.items():
-        if critic in (POLICY, ROLLOUT):
-            raise CriticError(f"{critic!r} cannot be a critic's name")
-        if card.trunk == "own":
-            parts.append((critic, path / manifest.critics[critic], False, [critic]))
-    residents: dict[str, Resident] = {}
-    for index, (part, folder, language_head, readers) in enumerate(parts):
-        tell(part, index / (len(parts) + 1))
-        residents[part] = load_resident(
-            folder,
-            part,
-            language_head=language_head,
-            heads={critic: loaded[critic][0].to(device) for critic in readers},
-            blocks=blocks,
-            block_size=block_size,
-            dtype=_DTYPES[dtype],
-            device=torch.device(device),
-        )
-    tell("tokenizer", len(parts) / (len(parts) + 1))
-    policy = path / manifest.policy
-    tokenizer = ModelTokenizer.load(policy)
-    _check(residents, loaded)
-    vocabulary = residents[POLICY].vocabulary
-    context = residents[POLICY].context_length
-    seating = Seating(residents, context, prefix_cache=prefix_cache)
     trunks = {
         critic: POLICY if card.trunk == "policy" else critic for critic, card in cards.items()
     }
+    parts = [part for part in folders if trunks.get(part, part) == part]
+    tokenizer = ModelTokenizer.load(folders[POLICY])
+    check_tokens(tokenizer, {part: folders[part] for part in parts if part != POLICY})
+    residents: dict[str, Resident] = {}
+    for index, part in enumerate(parts):
+        tell(part, index / (len(parts) + 1))
+        residents[part] = load_resident(
+            folders[part],
+            part,
+            language_head=part not in critics,
+            heads={
+                name: critic.head.to(place)
+                for name, critic in critics.items()
+                if trunks[name] == part
+            },
+            blocks=blocks,
+            block_size=block_size,
+            dtype=dtype_of(dtype, folders[part], place),
+            device=place,
+        )
+    check_sizes(residents, critics)
+    tell("engine", len(parts) / (len(parts) + 1))
+    vocabulary = residents[POLICY].vocabulary
+    context = residents[POLICY].context_length
+    seating = Seating(residents, context, prefix_cache=prefix_cache)
     jobs = Jobs(
         seating,
         Scoring(residents, seating, trunks),
         tokenizer,
-        end_tokens=end_tokens(policy) | tokenizer.end_tokens,
+        end_tokens=end_tokens(folders[POLICY]) | tokenizer.end_tokens,
         boundary_tokens={text: tokenizer.containing(text) for text in _STEP_STRINGS},
         context_length=context,
     )
@@ -317,28 +318,3 @@ def load(
         context_length=context,
         pool_tokens=(blocks - 1) * block_size,
     )
-
-
-def _check(
-    residents: Mapping[str, Resident], critics: Mapping[str, tuple[Head, CriticCard]]
-) -> None:
-    """Whether the parts fit together. Raises `ManifestError` or `CriticError`."""
-    vocabulary = residents[POLICY].vocabulary
-    rollout = residents.get(ROLLOUT)
-    if rollout is not None and rollout.vocabulary != vocabulary:
-        raise ManifestError(
-            f"the rollout model's vocabulary of {rollout.vocabulary} tokens is not the policy's of "
-            f"{vocabulary}: they must share their tokenizer"
-        )
-    for critic, (_, card) in critics.items():
-        trunk = residents[POLICY if card.trunk == "policy" else critic]
-        if card.hidden != trunk.hidden:
-            raise CriticError(
-                f"critic {critic!r} reads hidden states of width {card.hidden}, its trunk's have "
-                f"{trunk.hidden}"
-            )
-        if trunk.vocabulary < vocabulary:
-            raise CriticError(
-                f"critic {critic!r} knows {trunk.vocabulary} tokens, the policy {vocabulary}: they "
-                "must share their tokenizer"
-            )

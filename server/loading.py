@@ -5,45 +5,50 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from structlog.typing import FilteringBoundLogger
 
+from mcts_core.models.hub import NotFound, locate
 from mcts_core.query import Served
 from server import model
 from server.settings import EMBEDDED, Settings, SettingsError
 
 
 def loader_of(settings: Settings) -> model.Load:
-    """What loads the model of these settings. Raises `SettingsError` when its folder is not there.
+    """What loads the model of these settings. Raises `SettingsError` when it is not there and may
+    not be fetched.
 
     The heavy modules are imported by the loader, in its own thread.
     """
-    if settings.model == EMBEDDED:
+    reference = settings.model
+    if reference == EMBEDDED:
         import demo
 
-        path = demo.checkpoint_path()
-    else:
-        path = Path(settings.model).expanduser()
-    if not path.is_dir():
-        raise SettingsError(f"there is no model folder {path} (--model)")
-    return partial(_load, settings, path)
+        reference = str(demo.checkpoint_path())
+    if not settings.download:
+        try:
+            locate(reference)
+        except NotFound as error:
+            raise SettingsError(f"{error} (--model)") from None
+    return partial(_load, settings, reference)
 
 
-def _load(settings: Settings, path: Path, progress: model.Progress) -> Served:
+def _load(settings: Settings, reference: str, progress: model.Progress) -> Served:
     # Read when torch is loaded: idle threads sleep instead of spinning. On a busy machine spinning
     # makes every step wait for a time slice of the scheduler's.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     progress("importing libraries", 0.0)
     from mcts_core import served
 
+    progress("finding the model", 0.0)
     return served.load(
-        path,
+        locate(reference, download=settings.download),
         name=settings.name,
         device=settings.device,
         dtype=settings.dtype,
+        download=settings.download,
         pool_tokens=settings.pool_tokens,
         threads=settings.threads,
         max_batch_rows=settings.max_batch_rows,

@@ -32,12 +32,17 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True
     )
 
-    model: str = _field("Model", EMBEDDED, "'demo' (the embedded model) or a model's folder.")
+    model: str = _field(
+        "Model", EMBEDDED, "'demo' (the embedded model), a model's folder or a hub id."
+    )
+    download: bool = _field(
+        "Model", False, "Fetch what the hub's local cache lacks. Default: offline."
+    )
     served_model_name: str | None = _field(
         "Model", None, "Name in the API. Default: 'demo', or the folder's name."
     )
-    device: str = _field("Model", "cpu", "'cpu', 'cuda' or 'cuda:1'.")
-    dtype: str = _field("Model", "float32", "'float32', 'bfloat16' or 'float16'.")
+    device: str = _field("Model", "cpu", "'cpu', 'cuda', 'cuda:1' or 'auto': CUDA if there is any.")
+    dtype: str = _field("Model", "auto", "'auto', 'float32', 'bfloat16' or 'float16'.")
     pool_tokens: Positive | None = _field(
         "Model", None, "Tokens of KV cache for each model. Default: 65536."
     )

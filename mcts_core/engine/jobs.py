@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from math import sqrt
 from typing import assert_never
@@ -226,6 +227,8 @@ class Jobs:
 
     def _rollout(self, job: Job, work: Rollout) -> Steps:
         parent = _node(work.state)
+        room = self.seating.room(parent, ROLLOUT)
+        work = replace(work, max_tokens=min(work.max_tokens, room))
         self.scoring.catch_up(job, parent, work.critics)
         seat = self.seating.seat(job, parent, ROLLOUT)
         yield [seat]

@@ -89,6 +89,15 @@ class Seating:
         self._begin(run, seat)
         return run
 
+    def room(self, state: NodeState, model: str) -> int:
+        """Tokens that the model's own context has left after `state`; raises `WorkFailed` when
+        there are none."""
+        context = self._residents[model].context_length
+        if len(state.tokens) >= context:
+            message = f"{model}: the context of {context} tokens is full"
+            raise WorkFailed(Failed("context_length", message))
+        return context - len(state.tokens)
+
     def attach(self, run: Run) -> None:
         """Gives a run the KV that is there already: that of the nearest ancestor that has some, or
         else what earlier prompts have in common with its own."""

@@ -18,7 +18,7 @@ from mcts_core.kv.branch import Branch, Ledger
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _BATCH_ROPES = {"dynamic", "longrope"}
 _PROBE_TOKENS = 40
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.4}
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.4}
 
 
 class ModelRefused(ValueError):
@@ -29,25 +29,33 @@ def admit(model: Any, name: str) -> None:
     """Checks a model's configuration and switches it to our attention. Raises `ModelRefused`."""
     config = model.config.get_text_config()
     if getattr(model, "_is_stateful", False):
-        raise ModelRefused(_refusal(name, "it keeps a recurrent state, which cannot be forked"))
+        raise ModelRefused(refusal(name, "it keeps a recurrent state, which cannot be forked"))
+    if config.is_encoder_decoder:
+        raise ModelRefused(refusal(name, "it is an encoder with a decoder, not a decoder alone"))
     layers = set(getattr(config, "layer_types", None) or ()) - _SERVED_LAYERS
     if layers:
-        raise ModelRefused(_refusal(name, f"it has layers of type {', '.join(sorted(layers))}"))
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type")} | {
-        inner.get("rope_type") for inner in rope.values() if isinstance(inner, dict)
-    }
-    if kinds & _BATCH_ROPES:
+        kinds = ", ".join(sorted(layers))
         raise ModelRefused(
-            _refusal(name, "its rotary positions depend on the longest row of a batch")
+            refusal(name, f"it has layers of type {kinds}, which are not causal attention")
+        )
+    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
+        raise ModelRefused(refusal(name, "its tokens also attend to those that come after them"))
+    ropes = _rope_types(config) & _BATCH_ROPES
+    if ropes:
+        raise ModelRefused(
+            refusal(
+                name,
+                f"its {', '.join(sorted(ropes))} rotary positions depend on the longest row of a "
+                "batch",
+            )
         )
     register()
     try:
         model.set_attn_implementation(NAME)
     except ValueError as error:
-        raise ModelRefused(_refusal(name, f"it takes no attention but its own ({error})")) from None
+        raise ModelRefused(refusal(name, f"it takes no attention but its own ({error})")) from None
     if config._attn_implementation != NAME:
-        raise ModelRefused(_refusal(name, "it takes no attention but its own"))
+        raise ModelRefused(refusal(name, "it takes no attention but its own"))
 
 
 @torch.inference_mode()
@@ -80,7 +88,7 @@ def probe(model: Any, resident: Resident, name: str) -> float:
     difference = (torch.stack(found).float() - wanted).abs().max() / wanted.abs().max()
     if not difference < _TOLERANCE[expected.dtype]:
         raise ModelRefused(
-            _refusal(name, f"its outputs differ from its own by {float(difference):.2g}")
+            refusal(name, f"its outputs differ from its own by {float(difference):.2g}")
         )
     return float(difference)
 
@@ -92,8 +100,16 @@ def _advance(resident: Resident, branch: Branch, tokens: list[int]) -> torch.Ten
     return (computed.hidden if computed.logits is None else computed.logits)[0]
 
 
-def _refusal(name: str, reason: str) -> str:
+def refusal(name: str, reason: str) -> str:
+    """The message of a `ModelRefused`: which model, why, and what serves it."""
     return (
         f"{name} cannot be served by the tree engine: {reason}. "
         "Serve it with vLLM or SGLang instead."
     )
+
+
+def _rope_types(config: Any) -> set[str]:
+    """One for all layers, or one for each type of layer."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    each = [rope, *(inner for inner in rope.values() if isinstance(inner, dict))]
+    return {kind for inner in each if (kind := inner.get("rope_type")) is not None}

@@ -8,13 +8,28 @@ from typing import Any
 
 import structlog
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+)
 from transformers.utils import logging
 
 from mcts_core.engine.resident import Head, Resident
-from mcts_core.models.gate import admit, probe
+from mcts_core.models.gate import ModelRefused, admit, probe, refusal
 
 _log = structlog.get_logger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint's files are broken or not all there; the message says which model's and how."""
 
 
 def load_resident(
@@ -31,13 +46,11 @@ def load_resident(
     """Safetensors only, from local files only, and no code of the checkpoint's own.
 
     `language_head` says whether tokens are drawn from the model; without, it only scores.
-    Raises `OSError` when files are missing, `ModelRefused` when the model cannot be served.
+    Raises `OSError` when files are missing, `CheckpointError` when weights are broken or missing,
+    `ModelRefused` when the model cannot be served.
     """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the server shows its own
-    kind = AutoModelForCausalLM if language_head else AutoModel
-    model: Any = kind.from_pretrained(
-        path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=dtype
-    )
+    model = _load_model(path, name, language_head=language_head, dtype=dtype)
     model.to(device).eval().requires_grad_(False)
     admit(model, name)
     resident = Resident(
@@ -52,6 +65,47 @@ def load_resident(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     _log.info("model loaded", model=name, parameters=parameters, probe=f"{difference:.1e}")
     return resident
+
+
+def _load_config(path: Path, name: str, **local: Any) -> Any:
+    kind = PreTrainedConfig.get_config_dict(path, local_files_only=True)[0].get("model_type")
+    if kind not in CONFIG_MAPPING:
+        reason = f"transformers knows no model type {kind!r}, and code of its own is not run"
+        raise ModelRefused(refusal(name, reason))
+    try:
+        return AutoConfig.from_pretrained(path, **local)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path / 'config.json'} of {name} is not valid: {error}") from None
+
+
+def _load_model(path: Path, name: str, *, language_head: bool, dtype: torch.dtype) -> Any:
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    kind: Any = AutoModelForCausalLM if language_head else AutoModel
+    config = _load_config(path, name, **local)
+    if type(config) not in (MODEL_FOR_CAUSAL_LM_MAPPING if language_head else MODEL_MAPPING):
+        raise ModelRefused(refusal(name, f"{config.model_type} is not a decoder of transformers'"))
+    try:
+        model, found = kind.from_pretrained(
+            path,
+            config=config,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **local,
+        )
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"the weights of {name} in {path} are not whole safetensors files: {error}"
+        ) from None
+    # transformers fills what it does not find with random numbers.
+    lacking = sorted(found["missing_keys"]) + sorted(key for key, *_ in found["mismatched_keys"])
+    if lacking:
+        raise CheckpointError(
+            f"the checkpoint of {name} in {path} lacks {len(lacking)} of the weights that its "
+            f"config.json asks for, or has them in another shape: {', '.join(lacking[:3])}"
+        )
+    return model
 
 
 def end_tokens(path: Path) -> frozenset[int]:

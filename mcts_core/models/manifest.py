@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mcts_core.search.parameters import SearchParameters
 
@@ -17,7 +17,8 @@ class ManifestError(ValueError):
 
 
 class Manifest(BaseModel):
-    """Paths are relative to the folder. A folder without the file is a plain checkpoint: a policy
+    """A part is named by its folder, relative to that of the manifest, or by its id on the hub
+    (`organisation/name`). A folder without the file is a plain checkpoint: a policy
     without critics, whose preset is `sample`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,6 +29,20 @@ class Manifest(BaseModel):
     """Folder of each critic, by the name that requests and responses call it."""
     search: SearchParameters = SearchParameters(method="sample", fallback=())
     """The preset."""
+
+    @field_validator("critics")
+    @classmethod
+    def _names_no_model(cls, critics: dict[str, str]) -> dict[str, str]:
+        taken = {"policy", "rollout"} & critics.keys()
+        if taken:
+            raise ValueError(f"{min(taken)!r} cannot be a critic's name")
+        return critics
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Folder or id of each part, by name."""
+        rollout = {} if self.rollout is None else {"rollout": self.rollout}
+        return {"policy": self.policy, **rollout, **self.critics}
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

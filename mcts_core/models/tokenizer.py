@@ -3,7 +3,7 @@ but for the prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -21,7 +21,9 @@ class ModelTokenizer:
     @classmethod
     def load(cls, path: Path) -> ModelTokenizer:
         """Raises `OSError` or `ValueError` when the folder holds no fast tokenizer."""
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ValueError(f"{path} holds no fast tokenizer (tokenizer.json)")
         return cls(tokenizer)
@@ -31,6 +33,11 @@ class ModelTokenizer:
         """The tokenizer's end-of-sequence token, if it has one."""
         end = self._tokenizer.eos_token_id
         return frozenset() if end is None else frozenset({int(end)})
+
+    @property
+    def ids(self) -> Mapping[str, int]:
+        """The id of every token, added ones included."""
+        return self._tokenizer.get_vocab()
 
     def encode(self, text: str) -> list[int]:
         """With the special tokens that the model expects before a prompt."""

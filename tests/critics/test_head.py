@@ -52,7 +52,11 @@ def test_missing_or_misfitting_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CriticError, match="does not fit"):
         load_head(tmp_path)
     save_head(Head(6, 4), CARD, tmp_path)
-    (tmp_path / "head.safetensors").unlink()
+    weights = tmp_path / "head.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    with pytest.raises(CriticError, match=r"head\.safetensors is not a whole safetensors file"):
+        load_head(tmp_path)
+    weights.unlink()
     with pytest.raises(CriticError, match=r"head\.safetensors"):
         load_head(tmp_path)
     (tmp_path / "critic.json").write_text('{"kind": "oracle"}')

@@ -8,10 +8,16 @@ import torch
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DeepseekV3Config,
     Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
     GptOssConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
@@ -21,7 +27,8 @@ from mcts_core.engine.resident import Head, Resident
 from mcts_core.models.gate import admit
 
 VOCABULARY = 97
-_COMMON: dict[str, Any] = {
+LABELS = 3
+COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -33,28 +40,56 @@ _COMMON: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_MIXTURE = {"num_experts_per_tok": 1, "moe_intermediate_size": 16}
+_WINDOW = {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]}
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 FAMILIES: dict[str, Any] = {
-    "llama": LlamaConfig(**_COMMON),
-    "qwen2": Qwen2Config(**_COMMON),
-    "qwen3": Qwen3Config(**_COMMON, head_dim=16),
-    "mistral-window": MistralConfig(**_COMMON, sliding_window=7),
-    "gemma2-softcap": Gemma2Config(**_COMMON, head_dim=16, sliding_window=7),
-    "phi3": Phi3Config(**_COMMON),
+    "llama": LlamaConfig(**COMMON),
+    "qwen2": Qwen2Config(**COMMON),
+    "qwen3": Qwen3Config(**COMMON, head_dim=16),
+    "mistral-window": MistralConfig(**COMMON, sliding_window=7),
+    "gemma2-softcap": Gemma2Config(**COMMON, head_dim=16, sliding_window=7),
+    "gemma3": Gemma3TextConfig(**COMMON, head_dim=16, **_WINDOW),
+    "phi3": Phi3Config(**COMMON),
+    "olmo2": Olmo2Config(**COMMON),
     "gpt-oss-sinks": GptOssConfig(
-        **_COMMON, head_dim=16, num_local_experts=2, num_experts_per_tok=1, sliding_window=7
+        **COMMON, **_WINDOW, head_dim=16, num_local_experts=2, num_experts_per_tok=1
+    ),
+    "deepseek-v3-mla": DeepseekV3Config(  # values are narrower than keys
+        **{**COMMON, **_MIXTURE, "num_key_value_heads": 4},
+        **{"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
+        **{"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8},
+        v_head_dim=12,
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256, eos_token_id=2
     ),
 }
+MIXTURES = {"gpt-oss-sinks", "deepseek-v3-mla"}
+"""Families whose tokens are sent to experts."""
+CLASSIFIERS: dict[str, Any] = {
+    "qwen2-token-classification": AutoModelForTokenClassification,
+    "qwen2-sequence-classification": AutoModelForSequenceClassification,
+}
+"""Critics' trunks and heads, over the configuration of qwen2."""
 
 
 def make(family: str, *, language_head: bool = True) -> Any:
     """A model of this family in fp32, the same every time."""
     torch.manual_seed(0)
-    kind: Any = AutoModelForCausalLM if language_head else AutoModel
+    if family in CLASSIFIERS:
+        config, kind = FAMILIES["qwen2"].to_dict() | {"num_labels": LABELS}, CLASSIFIERS[family]
+        return settle(kind.from_config(Qwen2Config(**config)))
+    kind = AutoModelForCausalLM if language_head else AutoModel
     config = type(FAMILIES[family])(**FAMILIES[family].to_dict())
     if family == "gpt-oss-sinks":
-        config.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}
-    return kind.from_config(config).float().eval().requires_grad_(False)
+        config.rope_parameters = dict(_ROPE)
+    return settle(kind.from_config(config))
+
+
+def settle(model: Any) -> Any:
+    return model.float().eval().requires_grad_(False)
 
 
 def seat(model: Any, *, blocks: int = 200, block_size: int = 4, heads: Any = None) -> Resident:
@@ -70,4 +105,4 @@ def seat(model: Any, *, blocks: int = 200, block_size: int = 4, heads: Any = Non
     )
 
 
-__all__ = ["FAMILIES", "VOCABULARY", "Head", "make", "seat"]
+__all__ = ["CLASSIFIERS", "COMMON", "FAMILIES", "LABELS", "VOCABULARY", "Head", "make", "seat"]

@@ -4,6 +4,7 @@ holds KV for one that has gone."""
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    LlamaConfig,
+)
 
 from critics.card import CriticError
 from critics.head import Head, card_of, save_head
@@ -245,6 +253,57 @@ def test_parts_that_do_not_fit_together_are_refused_at_load(
 ) -> None:
     with pytest.raises(error, match=message):
         load(build(tmp_path, **parts))
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "message"),
+    [
+        ("rollout", ManifestError, "the rollout model does not share the policy's tokenizer"),
+        ("orm", CriticError, "critic 'orm' does not share the policy's tokenizer"),
+    ],
+)
+def test_another_token_map_of_the_same_size_is_refused(
+    tmp_path: Path, part: str, error: type[Exception], message: str
+) -> None:
+    folder = build(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TOKENIZER / name, folder / part / name)
+    load(folder).close()
+    path = folder / part / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    ids = tokenizer["model"]["vocab"]
+    first, second = list(ids)[-2:]
+    ids[first], ids[second] = ids[second], ids[first]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(error, match=message) as refused:
+        load(folder)
+    assert "2 tokens differ" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "kind", [AutoModelForTokenClassification, AutoModelForSequenceClassification]
+)
+async def test_a_transformers_classifier_is_a_critic(tmp_path: Path, kind: Any) -> None:
+    folder = build(tmp_path)
+    torch.manual_seed(0)
+    policy = AutoConfig.from_pretrained(folder / "policy")
+    classifier = kind.from_config(LlamaConfig(**policy.to_dict() | {"num_labels": 2})).eval()
+    classifier.save_pretrained(folder / "judge")
+    card = {"kind": "prm", "trunk": "own", "head": "classifier", "read": "step_end"}
+    (folder / "judge" / "critic.json").write_text(
+        json.dumps({**card, "activation": "softmax", "label": 1})
+    )
+    (folder / "served.yaml").write_text("policy: policy\ncritics: {judge: judge}\n")
+    model = load(folder)
+    search = SearchParameters(method="best_of_n", critics={"judge": 1.0})
+    asked = query(model, search=search)
+    reply = await ask(model, asked)
+    best = reply.result.trajectories[0]
+    tokens = torch.tensor([[*asked.prompt, *best.tokens]])
+    with torch.no_grad():
+        logits = classifier(input_ids=tokens).logits.reshape(-1, 2)[-1]
+    assert best.scores["judge"] == pytest.approx(float(logits.softmax(-1)[1]), abs=1e-5)
+    model.close()
 
 
 @pytest.mark.parametrize("setting", [{"pool_tokens": 16}, {"block_size": 0}])

@@ -12,13 +12,14 @@ import torch
 from mcts_core.attention.interface import CHUNK_TOKENS
 from mcts_core.engine.resident import Resident, Rows
 from mcts_core.kv.branch import Branch, Copies, Ledger
-from tests.mcts_core.models_zoo import FAMILIES, VOCABULARY, make, seat
+from tests.mcts_core.models_zoo import CLASSIFIERS, FAMILIES, MIXTURES, VOCABULARY, make, seat
 
 GARBAGE = 1e4
 
 
 def full(model: Any, tokens: list[int]) -> torch.Tensor:
-    """The model's own eager forward: logits `[tokens, vocabulary]`."""
+    """The model's own eager forward: logits `[tokens, vocabulary]`; of a classifier
+    `[tokens, labels]`, or `[labels]` of the last token."""
     ours = model.config.get_text_config()._attn_implementation
     model.set_attn_implementation("eager")
     with torch.no_grad():
@@ -27,15 +28,24 @@ def full(model: Any, tokens: list[int]) -> torch.Tensor:
     return logits
 
 
-def step(resident: Resident, work: list[tuple[Branch, list[int]]]) -> list[torch.Tensor]:
-    """One forward; the logits after each branch's last new token."""
+def last(model: Any, tokens: list[int]) -> torch.Tensor:
+    logits = full(model, tokens)
+    return logits[-1] if logits.dim() == 2 else logits
+
+
+def step(
+    resident: Resident, work: list[tuple[Branch, list[int]]], linear: Any = None
+) -> list[torch.Tensor]:
+    """One forward; the logits after each branch's last new token, of the language head or of
+    `linear` on a trunk's hidden states."""
     copies: Copies = []
     rows = []
     for branch, tokens in work:
         start = branch.length
         copies += branch.grow(len(tokens))
         rows.append(Rows(branch, tokens, start, [len(tokens) - 1]))
-    logits = resident.forward(rows, copies).logits
+    computed = resident.forward(rows, copies)
+    logits = computed.logits if linear is None else linear(computed.hidden)
     assert logits is not None
     return list(logits.unbind(0))
 
@@ -49,21 +59,22 @@ def spoil(resident: Resident, garbage: float = GARBAGE) -> None:
             tensor[:, resident.pool.block_size :] = garbage
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *CLASSIFIERS])
 def test_a_tree_of_branches_gives_the_logits_of_full_forwards(family: str) -> None:
     model = make(family)
-    resident = seat(model)
+    resident = seat(model.base_model if family in CLASSIFIERS else model)
+    linear = getattr(model, "score", None)
     rng = random.Random(1)
     text = [rng.randrange(3, VOCABULARY) for _ in range(60)]
     ledger = Ledger()
     trunk = Branch(resident.pool, ledger)
-    step(resident, [(trunk, text[:2])])
+    step(resident, [(trunk, text[:2])], linear)
     spoil(resident)
     trunk.truncate(0)
-    step(resident, [(trunk, text[: CHUNK_TOKENS + 3])])
-    found = step(resident, [(trunk, text[CHUNK_TOKENS + 3 : 24])])
+    step(resident, [(trunk, text[: CHUNK_TOKENS + 3])], linear)
+    found = step(resident, [(trunk, text[CHUNK_TOKENS + 3 : 24])], linear)
     branches = [(trunk, text[:24])]
-    expected = [full(model, text[:24])[-1]]
+    expected = [last(model, text[:24])]
     for at in range(17, 25):
         twig = trunk.fork(at)
         branches.append((twig, text[:at]))
@@ -74,8 +85,8 @@ def test_a_tree_of_branches_gives_the_logits_of_full_forwards(family: str) -> No
             fresh = [rng.randrange(3, VOCABULARY) for _ in range(rng.choice((1, 1, 2, 5)))]
             work.append((branch, fresh))
             branches[index] = (branch, tokens + fresh)
-        found += step(resident, work)
-        expected += [full(model, tokens)[-1] for _, tokens in branches]
+        found += step(resident, work, linear)
+        expected += [last(model, tokens) for _, tokens in branches]
         shorter, tokens = branches[0]
         shorter.truncate(len(tokens) - 2)
         branches[0] = (shorter, tokens[:-2])
@@ -156,7 +167,7 @@ def test_scrubbing_a_branch_keeps_its_bad_values_from_the_next_owner() -> None:
 
 
 # How many rows an expert of a mixture computes together is another matter, and rounds differently.
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gpt-oss-sinks"])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in MIXTURES])
 def test_a_prompt_begun_at_the_end_of_any_tile_is_the_same_bits_as_at_once(family: str) -> None:
     """What a later prompt finds in the cache was computed in another prompt's slices."""
     resident = seat(make(family), blocks=400)

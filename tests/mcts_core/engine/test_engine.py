@@ -160,6 +160,24 @@ def test_incremental_scores_are_those_of_the_whole_sequence(running: Running) ->
     assert checked >= 3
 
 
+def test_a_rollout_ends_where_the_rollout_models_own_context_does(running: Running) -> None:
+    running.residents["rollout"]._model.config.max_position_embeddings = len(PROMPT) + 3
+    outcomes: list[Outcome] = []
+
+    def plan(prompt: tuple[int, ...]) -> Plan:
+        (root,) = yield [Open(prompt)]
+        assert isinstance(root, Opened)
+        sampling = Sampling(seed=1, logit_bias=((END_TOKEN, -100.0), *NEVER_SICK))
+        outcomes.extend((yield [Rollout(root.state, sampling, (0, 0), 9, critics=("orm",))]))
+
+    running.run(plan(PROMPT), plan((*PROMPT, *PROMPT)))
+    done = next(outcome for outcome in outcomes if isinstance(outcome, RolledOut))
+    assert (len(done.tokens), done.finish) == (3, "length")
+    full = next(outcome for outcome in outcomes if isinstance(outcome, Failed))
+    assert full.reason == "context_length"
+    assert f"rollout: the context of {len(PROMPT) + 3} tokens" in full.message
+
+
 def test_greedy_decoding_is_that_of_transformers_generate(running: Running) -> None:
     found: list[Option] = []
 

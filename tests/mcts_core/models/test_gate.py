@@ -6,24 +6,93 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Lfm2Config, LlamaConfig, MambaConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    BartConfig,
+    BertConfig,
+    BloomConfig,
+    FalconConfig,
+    JambaConfig,
+    Lfm2Config,
+    Llama4TextConfig,
+    LlamaConfig,
+    Mamba2Config,
+    Phi3Config,
+    Qwen3NextConfig,
+)
 
 from mcts_core.models.gate import ModelRefused, admit, probe
-from tests.mcts_core.models_zoo import FAMILIES, make, seat
+from tests.mcts_core.models_zoo import COMMON, FAMILIES, make, seat
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+ROPE = {"rope_theta": 10000.0}
+PLAIN: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "bos_token_id": 1, "eos_token_id": 2}
+REFUSED: dict[str, tuple[Any, str]] = {
+    "qwen3-next": (
+        Qwen3NextConfig(
+            **COMMON,
+            **{"head_dim": 16, "num_experts": 2, "num_experts_per_tok": 1},
+            **{"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+            **{"linear_num_key_heads": 2, "linear_num_value_heads": 2},
+            **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+            layer_types=["linear_attention", "full_attention"],
+        ),
+        "recurrent state",
+    ),
+    "lfm2": (Lfm2Config(**COMMON, layer_types=["conv", "full_attention"]), "layers of type conv"),
+    "jamba": (
+        JambaConfig(
+            **COMMON,
+            **{"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2},
+            **{"mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False},
+        ),
+        "recurrent state",
+    ),
+    "mamba2": (
+        Mamba2Config(
+            **PLAIN,
+            **{"num_hidden_layers": 2, "num_heads": 4, "head_dim": 16, "state_size": 8},
+            **{"n_groups": 1, "chunk_size": 8},
+        ),
+        "recurrent state",
+    ),
+    "llama4-chunks": (
+        Llama4TextConfig(**COMMON, head_dim=8, num_local_experts=2, intermediate_size_mlp=48),
+        "layers of type chunked_attention",
+    ),
+    "bloom": (BloomConfig(**PLAIN, n_layer=2, n_head=4), "no attention but its own"),
+    "falcon": (
+        FalconConfig(**PLAIN, num_hidden_layers=2, num_attention_heads=4),
+        "no attention but its own",
+    ),
+    "encoder": (
+        BertConfig(**PLAIN, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48),
+        "come after them",
+    ),
+    "encoder-decoder": (
+        BartConfig(
+            **{"vocab_size": 97, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1},
+            **{"encoder_attention_heads": 2, "decoder_attention_heads": 2},
+            **{"encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
+        ),
+        "encoder with a decoder",
+    ),
+    "dynamic": (
+        LlamaConfig(**COMMON, rope_parameters={**ROPE, "rope_type": "dynamic", "factor": 2.0}),
+        "dynamic rotary positions",
+    ),
+    "longrope": (
+        Phi3Config(
+            **COMMON,
+            original_max_position_embeddings=64,
+            rope_parameters={
+                **{**ROPE, "rope_type": "longrope"},
+                **{"short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+            },
+        ),
+        "longrope rotary positions",
+    ),
 }
-
-
-def build(config: Any) -> Any:
-    factory: Any = AutoModelForCausalLM
-    return factory.from_config(config).eval()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,32 +108,14 @@ def test_a_critics_trunk_passes_by_its_hidden_states() -> None:
     assert probe(model, seat(model), "critic") < 1e-5
 
 
-def test_a_recurrent_model_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ModelRefused, match="vLLM or SGLang"):
-        admit(build(MambaConfig(**SMALL, intermediate_size=48, state_size=4)), "mamba")
-
-
-def test_layers_that_are_not_attention_are_named_in_the_refusal() -> None:
-    config = Lfm2Config(
-        **SMALL,
-        intermediate_size=48,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        layer_types=["conv", "full_attention"],
-    )
-    with pytest.raises(ModelRefused, match=r"conv|recurrent"):
-        admit(build(config), "lfm2")
-
-
-def test_positions_that_depend_on_the_batch_are_refused() -> None:
-    config = LlamaConfig(
-        **SMALL,
-        intermediate_size=48,
-        num_attention_heads=4,
-        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
-    )
-    with pytest.raises(ModelRefused, match="longest row"):
-        admit(build(config), "dynamic")
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_would_go_wrong_is_refused_with_the_reason_and_the_way_out(family: str) -> None:
+    config, reason = REFUSED[family]
+    factory: Any = AutoModel if config.is_encoder_decoder else AutoModelForCausalLM
+    with pytest.raises(ModelRefused, match=reason) as refused:
+        admit(factory.from_config(config).eval(), "this-model")
+    assert str(refused.value).startswith("this-model cannot be served")
+    assert "vLLM or SGLang" in str(refused.value)
 
 
 def test_the_probe_refuses_a_model_that_computes_something_else_here() -> None:
