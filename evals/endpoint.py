@@ -82,7 +82,7 @@ class Endpoint:
         self, model: str, prompt: str, search: Mapping[str, Any], **fields: Any
     ) -> Answer:
         """Raises `RequestFailed`; `EvalError` when no request can do any better."""
-        # A salt of its own: prompts that an earlier request has computed are not cheaper for this one.
+        # A salt of its own: what earlier requests have computed makes this one no cheaper.
         salt = uuid4().hex
         body = {"cache_salt": salt, **fields, "model": model, "search": search}
         if self._chat:
