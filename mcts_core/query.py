@@ -137,6 +137,11 @@ class Served(Protocol):
         """Most tokens of prompt and completion together."""
 
     @property
+    def parameters(self) -> Mapping[str, int]:
+        """Parameters of each model that computes tokens: "policy", "rollout", and critics with a
+        model of their own by name, their heads included."""
+
+    @property
     def tokenizer(self) -> Tokenizer: ...
 
     def validate(self, query: Query) -> None:

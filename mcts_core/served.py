@@ -57,6 +57,7 @@ class ServedModel:
         vocabulary: int,
         context_length: int,
         pool_tokens: int,
+        parameters: Mapping[str, int],
     ) -> None:
         self._name = name
         self._manifest = manifest
@@ -66,6 +67,7 @@ class ServedModel:
         self._vocabulary = vocabulary
         self._context_length = context_length
         self._pool_tokens = pool_tokens
+        self._parameters = dict(parameters)
 
     @property
     def name(self) -> str:
@@ -82,6 +84,10 @@ class ServedModel:
     @property
     def context_length(self) -> int:
         return self._context_length
+
+    @property
+    def parameters(self) -> Mapping[str, int]:
+        return self._parameters
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -317,4 +323,11 @@ def load(
         vocabulary=vocabulary,
         context_length=context,
         pool_tokens=(blocks - 1) * block_size,
+        parameters={
+            part: resident.parameters
+            + sum(weight.numel() for weight in loaded[part][0].parameters())
+            if part in loaded
+            else resident.parameters
+            for part, resident in residents.items()
+        },
     )

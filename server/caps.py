@@ -27,6 +27,11 @@ class Caps:
     def __init__(self, limits: Settings) -> None:
         self.limits = limits
 
+    @property
+    def search_limits(self) -> dict[str, float]:
+        """The most that `search` may ask for, by the field's path."""
+        return {path: getattr(self.limits, cap) for path, cap in _SEARCH_CAPS.items()}
+
     def check(self, field: str, value: float, cap: str, unit: str = "") -> None:
         """Refuses a value above the setting `cap`. Raises `ApiError`."""
         limit = getattr(self.limits, cap)

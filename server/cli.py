@@ -1,11 +1,14 @@
-"""The command line: `mcts-serve serve`."""
+"""The command line: `mcts-serve serve` and `mcts-serve eval`."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import structlog
 import typer
@@ -18,6 +21,9 @@ from server.listener import Listener, bind
 from server.loading import LoadingLine, loader_of
 from server.model import Watcher
 from server.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from httpx import AsyncClient
 
 app = typer.Typer(
     name="mcts-serve",
@@ -108,6 +114,101 @@ def serve(
 
 
 app.command(epilog=EPILOG)(with_flags(serve))
+
+
+@app.command("eval")
+def evaluate(
+    task: Annotated[
+        str,
+        typer.Option(
+            help="game24[:FIRST-LAST], countdown:SEED:COUNT, gsm8k:FILE, math:FILE or jsonl:FILE."
+        ),
+    ],
+    budget: Annotated[
+        list[int] | None, typer.Option(min=1, help="Spent tokens; repeatable.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable; all by default. The baselines are always run."),
+    ] = None,
+    variants: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME='{search fields}': one more variant; repeatable."),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable (default: 0).")] = None,
+    url: Annotated[str | None, typer.Option(help="A running server's; ends in /v1.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Without --url: 'demo' or a model's folder, served in-process.")
+    ] = "demo",
+    config: Annotated[
+        Path | None, typer.Option(help="Without --url: YAML file with the server's settings.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name at the server.")] = None,
+    clients: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="First items of the task.")] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="Text file: the prompt, with {question} in it.")
+    ] = None,
+    request: Annotated[
+        str, typer.Option(help="JSON: more fields of each request, such as max_tokens and stop.")
+    ] = "{}",
+    chat: Annotated[bool, typer.Option("--chat", help="Ask through chat completions.")] = False,
+    stop_early: Annotated[
+        bool, typer.Option(help="Whether the preset's stop_when.score may end a search.")
+    ] = True,
+    output: Annotated[
+        Path, typer.Option(help="Folder; what its ledger has already is not run again.")
+    ] = Path("evaluation"),
+) -> None:
+    """Measure accuracy over spent tokens and seconds, by method and budget.
+
+    Try: mcts-serve eval --task game24 --limit 10 --budget 200 --budget 400
+    """
+    try:
+        from evals import task as tasks
+        from evals import variant
+        from evals.command import Evaluation
+        from evals.endpoint import over_http
+        from evals.errors import EvalError
+        from evals.runner import Plan
+        from server.inside import UNCAPPED, inside
+    except ModuleNotFoundError as error:
+        _refuse(f"eval needs {error.name}: pip install 'mcts-serve[eval]'")
+    console = Console(stderr=True)
+    try:
+        try:
+            text = None if template is None else template.read_text(encoding="utf-8")
+            fields = json.loads(request)
+        except (OSError, ValueError) as error:
+            raise EvalError(f"{_one_line(error)} (--template, --request)") from None
+        if not isinstance(fields, dict):
+            raise EvalError("give a JSON object (--request)")
+        plan = Plan(
+            task=tasks.read(task, template=text, limit=limit),
+            variants=variant.gather(method or (), variants or ()),
+            budgets=sorted(set(budget or (200, 400, 800))),
+            seeds=list(dict.fromkeys(seed or (0,))),
+            stop_early=stop_early,
+            fields=fields,
+        )
+        evaluation = Evaluation(plan, output, name, clients, chat)
+
+        def opened() -> AbstractAsyncContextManager[AsyncClient]:
+            if url is not None:
+                return over_http(url)
+            return inside(Settings.gather({"model": model, **UNCAPPED}, config))
+
+        async def run() -> None:
+            async with opened() as client:
+                await evaluation.run(client, console)
+
+        logs.configure("warning", "console")
+        asyncio.run(run())
+    except (EvalError, SettingsError) as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        print(f"mcts-serve: stopped; the same command goes on from {output}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _greeting(url: str, model: str) -> str:

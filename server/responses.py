@@ -31,6 +31,8 @@ class Tokens(BaseModel):
     policy: Count
     rollout: Count
     critics: Count
+    critic: dict[str, Count]
+    """`critics` by name: those with a model of their own; a head on the policy's computes none."""
 
 
 class Kv(BaseModel):
@@ -209,6 +211,10 @@ class Model(BaseModel):
     owned_by: str
     max_model_len: int
     """Context length in tokens (vLLM's field)."""
+    parameters: dict[str, int]
+    """Of the policy, the rollout model and each critic with a model of its own."""
+    limits: dict[str, float]
+    """The most that a request's `search` may ask for, by field, such as `budget.tokens`."""
 
 
 class Models(BaseModel):

@@ -125,6 +125,8 @@ class Api:
                 created=self.created,
                 owned_by="mcts-serve",
                 max_model_len=served.context_length,
+                parameters=dict(served.parameters),
+                limits=Caps(self.settings).search_limits,
             )
             for name in Preset(served, Caps(self.settings)).model_names
         ]

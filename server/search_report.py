@@ -46,6 +46,7 @@ def report(reply: Reply, search_id: str, waited_seconds: float) -> SearchReport:
             policy=_count(account.policy),
             rollout=_count(account.rollout),
             critics=_count(account.critics),
+            critic={name: _count(tally) for name, tally in sorted(account.critic.items())},
         ),
         kv=Kv(blocks_peak=account.blocks_peak, shared_ratio=round(account.shared_peak, 4)),
         time_ms=Times(

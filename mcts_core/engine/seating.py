@@ -210,4 +210,6 @@ class Seating:
 def _tally(account: Account, model: str) -> Tally:
     if model == POLICY:
         return account.policy
-    return account.rollout if model == ROLLOUT else account.critics
+    if model == ROLLOUT:
+        return account.rollout
+    return account.critic.setdefault(model, Tally())

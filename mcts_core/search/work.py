@@ -252,7 +252,8 @@ class Account:
 
     policy: Tally = field(default_factory=Tally)
     rollout: Tally = field(default_factory=Tally)
-    critics: Tally = field(default_factory=Tally)
+    critic: dict[str, Tally] = field(default_factory=dict)
+    """By critic: those with a model of their own. A head on the policy's trunk computes none."""
     spent: int = 0
     """Tokens that the request pays for, the sum of what its pieces of work spent: those computed by
     all models, and those of a prompt whose KV an earlier request had left; but not those that were
@@ -264,3 +265,9 @@ class Account:
     shared_peak: float = 0.0
     """`1 - held / references` of those blocks: the share that is not stored again for each state
     that needs it."""
+
+    @property
+    def critics(self) -> Tally:
+        """The sum over all critics."""
+        tallies = self.critic.values()
+        return Tally(sum(each.computed for each in tallies), sum(each.cached for each in tallies))

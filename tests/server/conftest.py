@@ -133,6 +133,9 @@ def check_search(report: Body) -> None:
     tokens = report["tokens"]
     kinds = ("policy", "rollout", "critics")
     assert tokens["spent"] == sum(tokens[kind]["computed"] for kind in kinds)
+    assert tokens["critics"]["computed"] == sum(
+        count["computed"] for count in tokens["critic"].values()
+    )
     assert tokens["returned"] > 0
     assert tokens["policy"]["computed"] > 0
     assert report["simulations"] >= 1

@@ -1,0 +1,1 @@
+"""Measures search: accuracy over spent tokens and seconds, by method and budget."""

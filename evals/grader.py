@@ -1,0 +1,44 @@
+"""Graders: whether a completion answers a question. Pure, so that a ledger can be graded anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from demo.puzzle import grade, parse_prompt
+from mcts_core.search.answers import Comparison, extract
+
+Grade = Callable[[str, str, str], bool]
+"""question, answer, completion: whether the completion gives the answer."""
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+
+
+def puzzle(question: str, answer: str, completion: str) -> bool:
+    """Whether the `Answer:` line is an expression over exactly the puzzle's numbers that makes its
+    target; `answer` is not needed."""
+    return grade(parse_prompt(question), completion)
+
+
+def number(question: str, answer: str, completion: str) -> bool:
+    """As GSM8K is graded: what follows the last `####`; else the stated or boxed answer, if it is
+    a number; else the last number of the text."""
+    _, mark, stated = completion.rpartition("####")
+    found = stated if mark else extract(completion)
+    if not _NUMBER.fullmatch(found.strip().removeprefix("$")):
+        numbers = _NUMBER.findall(found if mark else completion)
+        if not numbers:
+            return False
+        found = numbers[0] if mark else numbers[-1]
+    return Comparison().same(found.strip().removeprefix("$"), answer)
+
+
+def formula(question: str, answer: str, completion: str) -> bool:
+    r"""Whether the stated answer (`Answer:`, `\boxed{}`, or the last line) is the same text, number
+    or formula as `answer`, by the rules of the votes (`mcts_core.search.answers`)."""
+    return Comparison().same(final_answer(completion), answer)
+
+
+def final_answer(text: str) -> str:
+    """The answer that a solution comes to."""
+    return extract(text)
