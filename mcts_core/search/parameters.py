@@ -166,6 +166,11 @@ class SearchParameters(Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of expansion: tokens less likely than this share of the likeliest are no options. Drawing
     without replacement gets to the far tail of the policy, where critics were never trained."""
+    progress: bool = False
+    """Of a stream: say now and then how far the search is."""
+    commit: bool = False
+    """`mcts` settles one step after the other within its share of the budget, and re-roots the
+    tree there; not with `n` above 1, nor with a vote."""
     include: tuple[Literal["candidates", "root", "tree"], ...] = ()
 
     def over(self, preset: SearchParameters) -> SearchParameters:

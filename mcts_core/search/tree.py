@@ -162,7 +162,18 @@ class Node:
 class Tree:
     """The root, the terminals found, and the range of the values seen."""
 
-    __slots__ = ("absorbed", "best", "depth", "high", "low", "merged", "nodes", "root", "terminals")
+    __slots__ = (
+        "absorbed",
+        "best",
+        "depth",
+        "high",
+        "low",
+        "merged",
+        "nodes",
+        "pruned_terminals",
+        "root",
+        "terminals",
+    )
 
     def __init__(self, state: State, origin: str) -> None:
         self.root = Node(0, None, state, (), (), "", None, origin)
@@ -171,6 +182,8 @@ class Tree:
         """In the order in which they were found."""
         self.best: Node | None = None
         """The scored terminal with the highest mixed score; the first found of equals."""
+        self.pruned_terminals = 0
+        """Terminals that were found, but are no longer part of the tree."""
         self.depth = 0
         self.merged = 0
         """Drawn options that were already there."""
@@ -227,6 +240,32 @@ class Tree:
         node.end = "length"
         node.closed = True
         self.settle(node)
+
+    def prune(self, child: Node) -> list[Node]:
+        """Re-roots the tree at `child`: its siblings and all below them are no longer part of it,
+        and nothing more is drawn beside it. Returns them. Nothing may be in flight.
+
+        What is above `child` keeps its statistics, those of the pruned included.
+        """
+        parent = child.parent
+        assert parent is not None
+        pruned: list[Node] = []
+        stack = [node for node in parent.children if node is not child]
+        while stack:
+            node = stack.pop()
+            pruned.append(node)
+            stack.extend(node.children)
+        gone = set(pruned)
+        kept = [node for node in self.terminals if node not in gone]
+        self.pruned_terminals += len(self.terminals) - len(kept)
+        self.terminals = kept
+        scored = [(node.score, node) for node in kept if node.score is not None]
+        self.best = max(scored, key=lambda each: each[0])[1] if scored else None
+        parent.children = [child]
+        parent.open = int(not child.solved)
+        parent.closed = True
+        self.settle(parent)
+        return pruned
 
     def walk(self) -> Iterator[Node]:
         """Every node, parents before their children."""
