@@ -52,8 +52,8 @@ class Commitment:
         return child if shared or self._settled(base, child) else None
 
     def take(self, tree: Tree, child: Node) -> None:
-        """Commits `child`, with nothing in flight: all beside it is pruned and its KV given back, as
-        is that of the states before it, whose blocks it shares."""
+        """Commits `child`, with nothing in flight. All beside it is pruned and its KV given back,
+        as is that of the states before it, whose blocks it shares."""
         for node in tree.prune(child):
             self._evaluation.release(node)
         assert child.parent is not None
