@@ -15,8 +15,8 @@ async def test_steps_are_told_while_the_search_goes_on() -> None:
         wanted = {
             "commit": True,
             "parallel": 1,
-            "budget": {"simulations": 24},
-            "stop_when": {"converged": False},
+            "budget": {"simulations": 80, "tokens": None},
+            "stop_when": {"converged": False, "score": None},
         }
         query = Query(
             prompt=tuple(served.tokenizer.encode("Use 4 9 10 13 to make 24.\n")),
@@ -36,5 +36,5 @@ async def test_steps_are_told_while_the_search_goes_on() -> None:
     best = reply.result.trajectories[0]
     assert best.text.startswith("".join(texts))
     assert best.finish_reason == "stop"
-    assert reply.result.simulations <= 24
+    assert reply.result.simulations <= 80
     assert all(pool.held == 0 and pool.free == pool.total for pool in gauges.pools.values())

@@ -156,7 +156,7 @@ def test_an_error_before_the_headers_is_a_plain_one(http: httpx.Client) -> None:
 
 LONG: Body = {
     "budget": {"simulations": 300, "tokens": 100_000, "deadline_ms": 60_000},
-    "stop_when": {"converged": False},
+    "stop_when": {"converged": False, "score": None},
 }
 
 
