@@ -31,7 +31,10 @@ class Query:
     cache_salt: str | None = None
     """Only queries with the same salt share the KV of what their prompts have in common."""
     stream: bool = False
-    """Announce tokens as they are decided, where the method can (`sample`, `greedy`)."""
+    """Announce tokens as they are decided, where the method can: `sample` and `greedy`, and steps
+    that a search commits."""
+    progress: bool = False
+    """Announce now and then how far the search is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,18 @@ class TokenEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgressEvent:
+    """How far the search is; told when simulations have ended since the last, at a bounded rate."""
+
+    simulations: int
+    spent: int
+    """Tokens computed by all models."""
+    score: float | None
+    """Of the best finished trajectory so far; None before the first that was scored."""
+    search_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """The finished search and what it has cost."""
 
@@ -55,8 +70,8 @@ class Reply:
     search_seconds: float
 
 
-Event = TokenEvent | Reply
-"""A query's events: any number of `TokenEvent`, then exactly one `Reply`."""
+Event = TokenEvent | ProgressEvent | Reply
+"""A query's events: any number of the first two, then exactly one `Reply`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ This is the one place that knows both the search and the engine.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -217,6 +218,7 @@ class ServedModel:
             cache_salt=query.cache_salt,
             submitted=now,
             deadline=None if limit is None else now + limit / 1000,
+            progress_due=now if query.progress else math.inf,
         )
 
 

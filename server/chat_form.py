@@ -19,6 +19,7 @@ from server.responses import (
     ChatDelta,
     ChatLogprobs,
     ChatMessage,
+    SearchProgress,
     SearchReport,
 )
 
@@ -56,6 +57,9 @@ class ChatForm:
 
     def text(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> ChatChunk:
         return self._chunk(index, ChatDelta(content=text), logprobs=self._logprobs(logprobs))
+
+    def progress(self, index: int, progress: SearchProgress) -> ChatChunk:
+        return self._chunk(index, ChatDelta(), search=progress)
 
     def closing(
         self, index: int, reason: Literal["stop", "length"], report: SearchReport | None

@@ -12,7 +12,13 @@ from server.form import FINGERPRINT
 from server.generation import Answer, usage
 from server.logprobs import completion_logprobs
 from server.plan import Plan
-from server.responses import Completion, CompletionChoice, CompletionLogprobs, SearchReport
+from server.responses import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    SearchProgress,
+    SearchReport,
+)
 
 
 class CompletionForm:
@@ -52,18 +58,30 @@ class CompletionForm:
         choice = CompletionChoice(index=index, text=text, logprobs=named, finish_reason=None)
         return self._body([choice])
 
+    def progress(self, index: int, progress: SearchProgress) -> Completion:
+        return self._bare(index, None, progress)
+
     def closing(
         self, index: int, reason: Literal["stop", "length"], report: SearchReport | None
     ) -> Completion:
-        extra: dict[str, Any] = {} if report is None else {"search": report}
+        return self._bare(index, reason, report)
+
+    def usage(self, answers: Sequence[Answer]) -> Completion:
+        return self._body([], usage=usage(self._plan, answers))
+
+    def _bare(
+        self,
+        index: int,
+        reason: Literal["stop", "length"] | None,
+        search: SearchReport | SearchProgress | None,
+    ) -> Completion:
+        """A chunk without text."""
+        extra: dict[str, Any] = {} if search is None else {"search": search}
         inner, outer = (extra, {}) if self._several else ({}, extra)
         choice = CompletionChoice(
             index=index, text="", logprobs=None, finish_reason=reason, **inner
         )
         return self._body([choice], **outer)
-
-    def usage(self, answers: Sequence[Answer]) -> Completion:
-        return self._body([], usage=usage(self._plan, answers))
 
     @property
     def _several(self) -> bool:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from mcts_core.search.work import TokenLogprob
 from server import __version__
 from server.generation import Answer
-from server.responses import SearchReport
+from server.responses import SearchProgress, SearchReport
 
 FINGERPRINT = f"mcts-serve-{__version__}"
 """OpenAI's `system_fingerprint`: the same seed gives the same answer for the same one."""
@@ -27,6 +27,9 @@ class Form(Protocol):
 
     def text(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> BaseModel:
         """A chunk with some of a choice's text."""
+
+    def progress(self, index: int, progress: SearchProgress) -> BaseModel:
+        """A chunk without text that says how far a search is; `index`: its first choice's."""
 
     def closing(
         self, index: int, reason: Literal["stop", "length"], report: SearchReport | None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from mcts_core.query import Query, Reply, Served, TokenEvent
+from mcts_core.query import ProgressEvent, Query, Reply, Served, TokenEvent
 from mcts_core.search.search import SearchFailed, Trajectory
 from server.admission import Ticket
 from server.metrics import Metrics
@@ -30,10 +30,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens of one choice, as soon as they are decided."""
+    """Tokens of one choice, as soon as they are decided; or how far the search is."""
 
     prompt: int
-    event: TokenEvent
+    event: TokenEvent | ProgressEvent
 
 
 _log = structlog.get_logger(__name__)

@@ -131,6 +131,7 @@ class Planner:
         prompt_field: PromptField,
     ) -> Query:
         self._caps.check("n", request.n, "max_n")
+        _check_stream(request, params)
         query = Query(
             prompt=prompt,
             search=params,
@@ -139,8 +140,9 @@ class Planner:
             stop=request.stop,
             n=request.n,
             cache_salt=request.cache_salt,
-            # A search's tokens are not the answer's before the search is over.
-            stream=request.stream and params.method in ("sample", "greedy"),
+            # A search's tokens are not the answer's before the search is over, or commits them.
+            stream=request.stream and (params.method in ("sample", "greedy") or params.commit),
+            progress=request.stream and params.progress,
         )
         try:
             self._served.validate(query)
@@ -197,6 +199,33 @@ class Planner:
             echoes=echoes,
             logprobs=logprobs,
             include_usage=options is not None and options.include_usage,
+        )
+
+
+def _check_stream(request: GenerationRequest, params: SearchParameters) -> None:
+    """Refuses what the request's own `search` asks for in vain. Raises `ApiError`."""
+    search = request.search
+    if search is None:
+        return
+    if search.progress and not request.stream:
+        raise invalid("search.progress", "'search.progress' needs 'stream': true.")
+    if search.commit and params.method != "mcts":
+        raise invalid(
+            "search.commit",
+            f"'search.commit' is for the method 'mcts'; '{params.method}' has no steps to settle "
+            "one by one. Leave it out.",
+        )
+    if search.commit and request.n > 1:
+        raise invalid(
+            "search.commit",
+            f"'search.commit' settles one trajectory, and 'n' is {request.n}: set 'n' to 1, or "
+            "leave 'search.commit' out.",
+        )
+    if search.commit and params.readout == "vote":
+        raise invalid(
+            "search.commit",
+            "'search.commit' does not go with 'search.readout' \"vote\", which compares whole "
+            "answers: use another readout.",
         )
 
 

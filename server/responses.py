@@ -77,6 +77,28 @@ class RootChild(BaseModel):
     scores: dict[str, float]
 
 
+class Spent(BaseModel):
+    spent: int
+    """Tokens computed by all models so far."""
+
+
+class Elapsed(BaseModel):
+    """Milliseconds."""
+
+    search: float
+
+
+class SearchProgress(BaseModel):
+    """The `search` object of a chunk that only says how far the search is: a part of the report
+    that comes last, under the same names."""
+
+    simulations: int
+    score: float | None
+    """Of the best finished trajectory so far; null before the first."""
+    tokens: Spent
+    time_ms: Elapsed
+
+
 class SearchReport(BaseModel):
     """The `search` object of a response. Every figure is counted, none is estimated."""
 
@@ -123,7 +145,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Finish | None
-    search: SearchReport | None = None
+    search: SearchReport | SearchProgress | None = None
     """Set when the request had several prompts: each prompt is a search of its own."""
 
 
@@ -137,7 +159,7 @@ class Completion(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
-    search: SearchReport | None = None
+    search: SearchReport | SearchProgress | None = None
 
 
 class TopLogprob(BaseModel):
@@ -201,7 +223,7 @@ class ChatChunk(BaseModel):
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
-    search: SearchReport | None = None
+    search: SearchReport | SearchProgress | None = None
 
 
 class Model(BaseModel):

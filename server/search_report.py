@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from mcts_core.query import Reply
+from mcts_core.query import ProgressEvent, Reply
 from mcts_core.search.search import Trajectory
 from mcts_core.search.work import Tally
 from server.responses import (
     Candidate,
     Count,
+    Elapsed,
     FellBack,
     Kv,
     RootChild,
+    SearchProgress,
     SearchReport,
+    Spent,
     Times,
     Tokens,
 )
@@ -69,6 +72,16 @@ def report(reply: Reply, search_id: str, waited_seconds: float) -> SearchReport:
             for option in result.root
         ],
         tree=None if result.tree is None else [asdict(node) for node in result.tree],
+    )
+
+
+def progress(event: ProgressEvent) -> SearchProgress:
+    """The `search` object of a chunk that says how far a search is."""
+    return SearchProgress(
+        simulations=event.simulations,
+        score=event.score,
+        tokens=Spent(spent=event.spent),
+        time_ms=Elapsed(search=_milliseconds(event.search_seconds)),
     )
 
 

@@ -1,9 +1,10 @@
-"""Server-sent events: text as it is decided, comments while a search works."""
+"""Server-sent events: text as it is decided, progress or comments while a search works."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from mcts_core.query import QueryError
+from mcts_core.query import ProgressEvent, QueryError, TokenEvent
 from mcts_core.search.search import SearchFailed, Trajectory
 from mcts_core.search.work import TokenLogprob
 from server.admission import Admission, Ticket
@@ -23,6 +24,7 @@ from server.generation import Answer, Generation, Piece, note_failure
 from server.metrics import Metrics
 from server.plan import Plan
 from server.responses import json_of
+from server.search_report import progress
 
 _log = structlog.get_logger(__name__)
 _HEADERS = [
@@ -51,8 +53,12 @@ class Chunks:
 
     def of(self, event: Piece | Answer) -> Iterator[BaseModel]:
         if isinstance(event, Piece):
-            index = event.prompt * self._choices_each + event.event.choice
-            yield from self._text(index, event.event.text, event.event.logprobs)
+            index, news = event.prompt * self._choices_each, event.event
+            if isinstance(news, TokenEvent):
+                yield from self._text(index + news.choice, news.text, news.logprobs)
+            else:
+                yield from self._open(index)
+                yield self._form.progress(index, progress(news))
             return
         self.answers.append(event)
         last = len(event.trajectories) - 1
@@ -95,6 +101,49 @@ class Chunks:
             opening = self._form.opening(index)
             if opening is not None:
                 yield opening
+
+
+class Feed:
+    """Events on their way to a reader who may be slow.
+
+    Texts wait for him: there is no more of them than of the answer. News of a search's progress
+    goes out of date: of those that wait, only a prompt's latest is kept. So what waits is bounded
+    by the request, and whoever writes never does.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[Piece | Answer] = deque()
+        self._news = asyncio.Event()
+        self._closed = False
+
+    def put(self, event: Piece | Answer) -> None:
+        if isinstance(event, Piece) and isinstance(event.event, ProgressEvent):
+            for waiting in self._events:
+                if (
+                    isinstance(waiting, Piece)
+                    and waiting.prompt == event.prompt
+                    and isinstance(waiting.event, ProgressEvent)
+                ):
+                    self._events.remove(waiting)
+                    break
+        self._events.append(event)
+        self._news.set()
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._closed = True
+        self._news.set()
+
+    async def get(self) -> Piece | Answer | None:
+        """The next event; None after the last."""
+        while not self._events and not self._closed:
+            self._news.clear()
+            await self._news.wait()
+        return self._events.popleft() if self._events else None
+
+    def __len__(self) -> int:
+        """Events that wait."""
+        return len(self._events)
 
 
 class EventStream(Response):
@@ -161,14 +210,14 @@ class EventStream(Response):
         self, tickets: Sequence[Ticket]
     ) -> AsyncGenerator[Piece | Answer | None, None]:
         """The generation's events, and None after every silence that calls for a comment."""
-        queue: asyncio.Queue[Piece | Answer | None] = asyncio.Queue()
-        run = asyncio.create_task(self._generation.run(tickets, queue.put_nowait))
-        run.add_done_callback(lambda _: queue.put_nowait(None))
+        feed = Feed()
+        run = asyncio.create_task(self._generation.run(tickets, feed.put))
+        run.add_done_callback(lambda _: feed.close())
         try:
             while True:
                 try:
                     async with asyncio.timeout(self._keep_alive_seconds):
-                        event = await queue.get()
+                        event = await feed.get()
                 except TimeoutError:
                     yield None
                     continue

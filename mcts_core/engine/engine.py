@@ -27,13 +27,15 @@ from mcts_core.engine.session import Job, Session
 from mcts_core.engine.text import StepRuleTooSlow
 from mcts_core.kv.blocks import KVExhausted
 from mcts_core.kv.branch import Copies
-from mcts_core.query import EngineGauges, Event, PoolGauge, Reply
+from mcts_core.query import EngineGauges, Event, PoolGauge, ProgressEvent, Reply, TokenEvent
 from mcts_core.search.search import SearchFailed
-from mcts_core.search.work import Failed, Outcome, Release, Work
+from mcts_core.search.work import Announce, Failed, Outcome, Release, Work
 
 _log = structlog.get_logger(__name__)
 _IDLE_SECONDS = 0.5
 """How often the idle engine comes round, for its heartbeat and its sessions' deadlines."""
+_PROGRESS_SECONDS = 0.1
+"""Least time between two of a search's progress events."""
 
 _ROUNDS = 64
 """Times that searches are asked for more work within a step, while their work needs no model."""
@@ -317,6 +319,8 @@ class Engine:
             for piece in work:
                 if isinstance(piece, Release):
                     self._jobs.release(piece)
+                elif isinstance(piece, Announce):
+                    session.emit(TokenEvent(0, piece.text, piece.logprobs))
                 else:
                     self._jobs.submit(session, piece)
             if not session.jobs:
@@ -363,11 +367,30 @@ class Engine:
         session.release()
 
     def _send_events(self) -> None:
+        now = self._clock()
         for session in tuple(self._sessions):
+            if now >= session.progress_due:
+                self._note_progress(session, now)
             if session.events:
                 events, session.events = session.events, []
                 if not self._tell(session, events):
                     self._end(session)
+
+    def _note_progress(self, session: Session, now: float) -> None:
+        """Says how far a search is, if it went on since the last time."""
+        progress = session.search.progress
+        if progress.simulations == session.simulations_told or session.begun is None:
+            return
+        session.simulations_told = progress.simulations
+        session.progress_due = now + _PROGRESS_SECONDS
+        session.emit(
+            ProgressEvent(
+                progress.simulations,
+                session.account.spent,
+                progress.score,
+                search_seconds=now - session.begun,
+            )
+        )
 
     def _tell(self, session: Session, news: Sequence[Event] | SearchFailed) -> bool:
         """A listener's error is its own, too: False when there is nobody to be told any more."""

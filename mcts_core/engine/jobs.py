@@ -26,6 +26,7 @@ from mcts_core.engine.state import NodeState
 from mcts_core.engine.text import Decoder
 from mcts_core.search.work import (
     Actions,
+    Announce,
     Boundary,
     Extend,
     Extended,
@@ -85,8 +86,8 @@ class Jobs:
                 job.steps = self._rollout(job, work)
             case Score():
                 job.steps = self._score(job, work)
-            case Release():
-                raise ValueError("a release is not a job")
+            case Release() | Announce():
+                raise ValueError(f"{type(work).__name__} is not a job")
             case _:
                 assert_never(work)
         self._awake.append(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -45,6 +46,9 @@ class Session:
     states: WeakSet[NodeState] = field(default_factory=WeakSet)
     """Those that its search may still use."""
     events: list[Event] = field(default_factory=list)
+    progress_due: float = inf
+    """From when on progress may be told (the engine's clock); infinity: nobody asked."""
+    simulations_told: int = 0
     jobs: dict[Job, None] = field(default_factory=dict)
     """Pieces of work under way, oldest first."""
     ended: bool = False

@@ -112,6 +112,20 @@ class Meter:
             return "simulations"
         return self.exhausted(tree, self.flying + 1)
 
+    def limits(self, tree: Tree) -> tuple[tuple[float, float], ...]:
+        """How much is used of each limit that the request has, and the limit."""
+        budget = self._budget
+        found: list[tuple[float, float]] = []
+        if budget.simulations is not None:
+            found.append((self.launched, budget.simulations))
+        if budget.tokens is not None:
+            found.append((self.spent, budget.tokens))
+        if budget.nodes is not None:
+            found.append((tree.nodes, budget.nodes))
+        if self._deadline is not None:
+            found.append((self._clock() - self._started, self._deadline - self._started))
+        return tuple(found)
+
     def affordable(self, tree: Tree, count: int) -> int:
         """How many of `count` more options break no limit; at least one."""
         while count > 1 and self.exhausted(tree, self.flying + count):

@@ -201,6 +201,11 @@ class SearchParameters(Strict):
         | None
     ) = None
     """Every option is one of these texts; they take the place of `step`."""
+    progress: bool = False
+    """Of a stream: say now and then how far the search is."""
+    commit: bool = False
+    """`mcts` settles one step after the other within its share of the budget, and re-roots the
+    tree there; not with `n` above 1, nor with a vote."""
     include: tuple[Literal["candidates", "root", "tree"], ...] = ()
 
     @field_validator("actions")

@@ -57,12 +57,13 @@ def settled(tree: Tree, visits_left: int) -> bool:
         if not finished:
             return False
         leader = max(finished, key=_by_visits)
-        rivals = (
+        rivals = [
             child.visits
             for child in node.children
             if child is not leader and (child.finished or not child.solved)
-        )
-        if leader.visits - max(rivals, default=0) <= visits_left:
+        ]
+        alone = node.closed and not rivals
+        if not alone and leader.visits - max(rivals, default=0) <= visits_left:
             return False
         node = leader
     return node.end == "stop"

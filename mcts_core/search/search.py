@@ -128,6 +128,15 @@ class SearchFailed(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search is."""
+
+    simulations: int
+    score: float | None
+    """Of the best finished trajectory so far; None before the first that was scored."""
+
+
 class Search(Protocol):
     """One request's search. The engine drives it, always from the same thread.
 
@@ -147,6 +156,10 @@ class Search(Protocol):
         `unfinished` is what was drawn so far of the options under way, neither scored nor to be
         continued.
         """
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is; cheap."""
 
     @property
     def result(self) -> SearchResult | SearchFailed | None:

@@ -205,6 +205,7 @@ class Tree:
         "low",
         "merged",
         "nodes",
+        "pruned_terminals",
         "root",
         "terminals",
     )
@@ -221,6 +222,8 @@ class Tree:
         """In the order in which they were found."""
         self.best: Node | None = None
         """The scored terminal with the highest mixed score; the first found of equals."""
+        self.pruned_terminals = 0
+        """Terminals that were found, but are no longer part of the tree."""
         self.depth = 0
         self.merged = 0
         """Drawn options that were already there."""
@@ -282,6 +285,34 @@ class Tree:
         node.end = "length"
         node.closed = True
         self.settle(node)
+
+    def prune(self, child: Node) -> list[Node]:
+        """Re-roots the tree at `child`: its siblings and all below them are no longer part of it,
+        and nothing more is drawn beside it. Returns them. Nothing may be in flight.
+
+        What is above `child` keeps its statistics, those of the pruned included.
+        """
+        parent = child.parent
+        assert parent is not None
+        pruned: list[Node] = []
+        stack = [node for node in parent.children if node is not child]
+        while stack:
+            node = stack.pop()
+            pruned.append(node)
+            stack.extend(node.children)
+        gone = set(pruned)
+        kept = [node for node in self.terminals if node not in gone]
+        self.pruned_terminals += len(self.terminals) - len(kept)
+        self.terminals = kept
+        scored = [(node.score, node) for node in kept if node.score is not None]
+        self.best = max(scored, key=lambda each: each[0])[1] if scored else None
+        for node in pruned:
+            node.children = []  # so that none of them stands for a state any more
+        parent.children = [child]
+        parent.open = int(not child.solved)
+        parent.closed = True
+        self.settle(parent)
+        return pruned
 
     def walk(self) -> Iterator[Node]:
         """Every node, parents before their children."""

@@ -156,7 +156,16 @@ class Release:
     state: State
 
 
-Work = Open | Extend | Rollout | Score | Release
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the request's listener that the answer goes on with this option, whatever else is
+    found; nothing is answered."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+
+
+Work = Open | Extend | Rollout | Score | Release | Announce
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import socket
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from tests.server.conftest import PUZZLE, Body, check_search, endless, without_times
+from mcts_core.query import ProgressEvent, TokenEvent
+from server.generation import Piece
+from server.streaming import Feed
+from tests.server.conftest import PUZZLE, Body, Process, check_search, endless, without_times
+from tests.server.test_cancellation import pools, settled
 
 
 def events(http: httpx.Client, path: str, body: Body) -> tuple[list[Body], list[str]]:
@@ -145,3 +152,159 @@ def test_an_error_before_the_headers_is_a_plain_one(http: httpx.Client) -> None:
     response = http.post("/v1/completions", json={"model": "demo", "prompt": "", "stream": True})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "prompt"
+
+
+LONG: Body = {
+    "budget": {"simulations": 300, "tokens": 100_000, "deadline_ms": 60_000},
+    "stop_when": {"converged": False, "score": None},
+}
+
+
+@pytest.mark.parametrize("method", ["mcts", "beam", "best_of_n"])
+def test_progress_says_how_far_the_search_is(client: openai.OpenAI, method: str) -> None:
+    search = {**LONG, "method": method, "progress": True}
+    fields: Any = {"model": "demo", "prompt": PUZZLE, "seed": 5}
+    chunks: Any = list(
+        client.completions.create(**fields, stream=True, extra_body={"search": search})
+    )
+    told = [chunk.search for chunk in chunks[:-1] if getattr(chunk, "search", None)]
+    final = chunks[-1].search
+    assert told
+    assert all(set(each) == {"simulations", "score", "tokens", "time_ms"} for each in told)
+    counts = [each["simulations"] for each in told]
+    assert counts == sorted(set(counts)), "told only when something has happened"
+    assert 1 <= counts[0] <= counts[-1] <= final["simulations"]
+    spent = [each["tokens"]["spent"] for each in told]
+    assert spent == sorted(spent)
+    assert 0 < spent[0] <= spent[-1] <= final["tokens"]["spent"]
+    times = [each["time_ms"]["search"] for each in told]
+    assert all(later - sooner >= 99 for sooner, later in itertools.pairwise(times))
+    scores = [each["score"] for each in told if each["score"] is not None]
+    assert scores == sorted(scores)
+    assert not scores or scores[-1] <= final["score"]
+    plain = {**LONG, "method": method}
+    whole: Any = client.completions.create(**fields, extra_body={"search": plain})
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert without_times(final) == without_times(whole.search), "watching changes nothing"
+
+
+@pytest.mark.parametrize("readout", ["best", "visits"])
+def test_committed_steps_join_to_the_whole_text(client: openai.OpenAI, readout: str) -> None:
+    search = {**LONG, "commit": True, "progress": True, "readout": readout}
+    fields: Any = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": PUZZLE}],
+        "seed": 5,
+        "extra_body": {"search": search},
+    }
+    chunks: Any = list(client.chat.completions.create(**fields, stream=True))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    final = chunks[-1].search
+    news = [
+        ("text", chunk.choices[0].delta.content)
+        if chunk.choices[0].delta.content
+        else ("search", None)
+        for chunk in chunks[1:-1]
+    ]
+    assert ("search", None) in news
+    text = "".join(text or "" for _, text in news)
+    fields["extra_body"] = {"search": {**search, "progress": False}}
+    whole: Any = client.chat.completions.create(**fields)
+    assert whole.choices[0].message.content == text
+    assert whole.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == "stop"
+    assert without_times(whole.search) == without_times(final)
+    check_search(final)
+    assert final["simulations"] <= 300
+    assert final["score"] is not None
+
+
+def test_committed_logprobs_are_the_whole_ones(http: httpx.Client) -> None:
+    body = {"model": "demo", "prompt": PUZZLE, "seed": 5, "logprobs": 1}
+    body |= {"search": {**LONG, "commit": True}}
+    whole = http.post("/v1/completions", json=body).json()["choices"][0]
+    chunks, _ = events(http, "/v1/completions", body)
+    tokens = [
+        token
+        for chunk in chunks
+        for token in (chunk["choices"][0]["logprobs"] or {"tokens": []})["tokens"]
+    ]
+    assert tokens == whole["logprobs"]["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"search": {"progress": True}}, "search.progress"),
+        ({"search": {"commit": True}, "n": 2, "stream": True}, "search.commit"),
+        ({"search": {"commit": True, "readout": "vote"}}, "search.commit"),
+        *(
+            ({"search": {"commit": True, "method": method}, "stream": True}, "search.commit")
+            for method in ("sample", "greedy", "best_of_n", "self_consistency", "beam", "dvts")
+        ),
+    ],
+)
+def test_what_cannot_be_streamed_so_is_refused(
+    http: httpx.Client, fields: Body, param: str
+) -> None:
+    body = {"model": "demo", "prompt": PUZZLE, **fields}
+    response = http.post("/v1/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+def test_who_leaves_a_committing_search_leaves_nothing_behind(http: httpx.Client) -> None:
+    settled(http)
+    before = pools(http)
+    search = {**LONG, "commit": True, "progress": True}
+    search["budget"] = {"simulations": 2000, "tokens": 100_000}
+    body = {"model": "demo", "prompt": PUZZLE, "stream": True, "search": search}
+    for lines in (1, 5, 20):
+        with http.stream("POST", "/v1/completions", json=body) as response:
+            for number, _ in enumerate(response.iter_lines()):
+                if number >= lines:
+                    break
+    settled(http, 20)
+    assert pools(http) == before
+
+
+def test_a_reader_who_does_not_read_holds_nobody_up(
+    server: Process, client: openai.OpenAI, http: httpx.Client
+) -> None:
+    body = json.dumps(
+        endless(n=8, max_tokens=400, stream=True, search={"progress": True}, logprobs=5)
+    ).encode()
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 80)) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        slow.sendall(head.encode() + body)
+        for _ in range(3):
+            client.completions.create(model="demo:greedy", prompt=PUZZLE)
+        received = b""
+        while b"data: [DONE]" not in received[-100:]:
+            part = slow.recv(65536)
+            assert part
+            received += part
+    assert b'"error"' not in received
+    settled(http)
+
+
+async def test_of_progress_that_waits_only_the_latest_is_kept() -> None:
+    feed = Feed()
+    for count in range(1, 1000):
+        feed.put(Piece(count % 2, ProgressEvent(count, count, None, 0.0)))
+        if count % 100 == 0:
+            feed.put(Piece(0, TokenEvent(0, str(count), ())))
+    assert len(feed) == 9 + 2
+    feed.close()
+    found = [event async for event in _drained(feed)]
+    texts = [piece.event.text for piece in found if isinstance(piece.event, TokenEvent)]
+    assert texts == [str(count) for count in range(100, 1000, 100)]
+    told = [piece.event for piece in found if isinstance(piece.event, ProgressEvent)]
+    assert sorted(event.simulations for event in told) == [998, 999]
+
+
+async def _drained(feed: Feed) -> AsyncIterator[Piece]:
+    while (event := await feed.get()) is not None:
+        assert isinstance(event, Piece)
+        yield event

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from mcts_core.search import readout
 from mcts_core.search.backup import backup
 from mcts_core.search.budget import Meter
+from mcts_core.search.commit import Commitment
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.expansion import Expansion
 from mcts_core.search.flow import Flow, Steps, attempt
@@ -17,6 +18,7 @@ from mcts_core.search.ladder import Ladder
 from mcts_core.search.parameters import Rung
 from mcts_core.search.search import (
     FallbackReason,
+    Progress,
     RootOption,
     SearchFailed,
     SearchResult,
@@ -46,6 +48,8 @@ class TreeSearch(ABC):
     """What the ladder below this method may hold."""
     step_scores: ClassVar[bool] = True
     """Whether the critics are asked about unfinished states."""
+    commits: ClassVar[bool] = False
+    """Whether the method can settle one step after the other (`commit`)."""
     readouts: ClassVar[tuple[readout.Readout, ...]] = ("best", "vote")
     """Those that the method has; the first one where the request asks for another."""
 
@@ -62,6 +66,11 @@ class TreeSearch(ABC):
         self._ladder = Ladder(
             parameters, task.max_tokens, self._expansion, self._evaluation, self._meter
         )
+        self._commitment: Commitment | None = None
+        if parameters.commit and self.commits and task.n == 1 and self.readout != "vote":
+            self._commitment = Commitment(
+                self.readout, self._evaluation, self._meter, self._outbox, stream=task.stream
+            )
         self._flow = Flow(self._next, self._meter.commit, self._failed, self._outbox)
         self._stage: Literal["new", "growing", "finishing"] = "new"
         self._tree: Tree | None = None
@@ -114,6 +123,11 @@ class TreeSearch(ABC):
                 tree.add(parent, option, "length", self.name)
 
     @property
+    def progress(self) -> Progress:
+        best = self._tree.best if self._tree is not None else None
+        return Progress(self._meter.simulations, best.score if best is not None else None)
+
+    @property
     def result(self) -> SearchResult | SearchFailed | None:
         return self._result
 
@@ -132,7 +146,13 @@ class TreeSearch(ABC):
             if not in_flight:
                 self._settle()
             return None
-        stop = self._reason(tree, in_flight)
+        while (stop := self._reason(tree, in_flight)) is None:
+            step = self._commitment.due(tree) if self._commitment is not None else None
+            if step is None or self._commitment is None:
+                break
+            if in_flight:
+                return None  # what is in flight may still change the choice
+            self._commitment.take(tree, step)
         if stop is None:
             if in_flight >= self.parallel:
                 return None
@@ -240,7 +260,7 @@ class TreeSearch(ABC):
             readout=self.readout,
             simulations=self._meter.simulations,
             nodes=tree.nodes,
-            terminals=len(tree.terminals),
+            terminals=len(tree.terminals) + tree.pruned_terminals,
             depth=tree.depth,
             merged=tree.merged,
             first_simulation_seconds=self._meter.first_seconds,

@@ -18,7 +18,7 @@ from mcts_core.engine.scoring import Scoring
 from mcts_core.engine.seating import Seating
 from mcts_core.engine.session import Session
 from mcts_core.query import Event
-from mcts_core.search.search import SearchFailed, SearchResult
+from mcts_core.search.search import Progress, SearchFailed, SearchResult
 from mcts_core.search.work import Account, Extended, Outcome, Work
 from tests.mcts_core.models_zoo import make, seat
 
@@ -60,6 +60,10 @@ class Scripted:
     def expire(self, unfinished: Sequence[tuple[Work, Extended]]) -> None:
         self.unfinished = list(unfinished)
         self.result = SearchFailed("deadline", "too late")
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(0, None)
 
     def _go_on(self, outcomes: list[Outcome] | None) -> Sequence[Work]:
         try:

@@ -21,6 +21,7 @@ from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import Search, SearchFailed, SearchResult
 from mcts_core.search.tree import Tree
 from mcts_core.search.work import (
+    Announce,
     Boundary,
     Extend,
     Extended,
@@ -91,6 +92,7 @@ class World:
     spent: int = 0
     done: list[Work] = field(default_factory=list)
     opened: list[WorldState] = field(default_factory=list)
+    announced: list[str] = field(default_factory=list)
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -119,8 +121,8 @@ class World:
                 self._tokens(work.state)
                 assert isinstance(work.state, WorldState)
                 return Scored(self._scores(work.state, work.critics), self._pay(1))
-            case Release():
-                raise AssertionError("a release is not answered")
+            case Release() | Announce():
+                raise AssertionError(f"{type(work).__name__} is not answered")
 
     def release(self, work: Release) -> None:
         assert isinstance(work.state, WorldState)
@@ -333,6 +335,8 @@ def drive(
         for work in works:
             if isinstance(work, Release):
                 world.release(work)
+            elif isinstance(work, Announce):
+                world.announced.append(work.text)
             else:
                 pending.append(work)
 

@@ -1,0 +1,86 @@
+"""Commitment: a search that settles one step after the other, and never goes back on one."""
+
+from __future__ import annotations
+
+from mcts_core.search import readout
+from mcts_core.search.budget import Meter
+from mcts_core.search.evaluation import Evaluation
+from mcts_core.search.tree import Node, Tree
+from mcts_core.search.work import Announce, Work
+
+
+class Commitment:
+    """Divides the budget over the steps of the best trajectory, and re-roots the tree at each.
+
+    The *base* is the end of the steps committed so far: the root at first. Its next step is due
+    when one of the request's limits has seen its share used since the last commitment, the share
+    being what was left of it then, divided by the steps from the base to the end of the
+    trajectory that the readout prefers; or when the readout can prefer no other step any more. No
+    step is due before a terminal is known: from the first step on there is always a finished,
+    scored trajectory that begins with all that was committed.
+    """
+
+    __slots__ = ("_evaluation", "_marks", "_meter", "_outbox", "_readout", "_stream", "base")
+
+    def __init__(
+        self,
+        order: readout.Readout,
+        evaluation: Evaluation,
+        meter: Meter,
+        outbox: list[Work],
+        *,
+        stream: bool,
+    ) -> None:
+        """`order` is not "vote". With `stream` each step is announced as it is committed."""
+        self._readout = order
+        self._evaluation = evaluation
+        self._meter = meter
+        self._outbox = outbox
+        self._stream = stream
+        self._marks: tuple[float, ...] = ()
+        self.base: Node | None = None
+        """None before the first step."""
+
+    def due(self, tree: Tree) -> Node | None:
+        """The step to be committed now: a child of the base, if it is time."""
+        if not tree.finished:
+            return None
+        base = self.base or tree.root
+        leader = next(iter(readout.terminals(tree, self._readout, self._evaluation)))
+        child = leader.path()[base.depth + 1]
+        shared = self._used(tree, leader.depth - base.depth)
+        return child if shared or self._settled(base, child) else None
+
+    def take(self, tree: Tree, child: Node) -> None:
+        """Commits `child`, with nothing in flight. All beside it is pruned and its KV given back,
+        as is that of the states before it, whose blocks it shares."""
+        for node in tree.prune(child):
+            self._evaluation.release(node)
+        assert child.parent is not None
+        self._evaluation.release(child.parent)
+        self._marks = tuple(used for used, _ in self._meter.limits(tree))
+        self.base = child
+        if self._stream:
+            self._outbox.append(Announce(child.text, child.logprobs))
+
+    def _used(self, tree: Tree, steps: int) -> bool:
+        """Whether some limit's share of one of `steps` steps was used since the last commitment."""
+        limits = self._meter.limits(tree)
+        marks = self._marks or (0.0,) * len(limits)
+        return any(
+            (used - mark) * steps >= limit - mark
+            for (used, limit), mark in zip(limits, marks, strict=True)
+        )
+
+    def _settled(self, base: Node, child: Node) -> bool:
+        """Whether the readout can prefer no other child of `base`, whatever is still found.
+
+        Where no further option can be drawn and nothing is left to be found below the others,
+        their best terminals stay what they are; their visits and means may still change.
+        """
+        rivals = [node for node in base.children if node is not child]
+        if not base.closed:
+            return False
+        if self._readout == "best":
+            return all(node.solved for node in rivals)
+        return not rivals

@@ -1,0 +1,189 @@
+"""What would break: a step that is taken back, KV that is kept for what was pruned, statistics that
+are lost with it, or a budget that is spent on the first step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcts_core.search.methods.base import TreeSearch
+from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
+from mcts_core.search.search import SearchResult
+from mcts_core.search.work import Announce, Release, Work
+from tests.mcts_core.search.world import Clock, World, build, drive, picture, solve
+
+ON = StopWhen(converged=False)
+NOISY = {"value": 0.5, "noise": 1.0}
+PARAMETERS = st.builds(
+    lambda critics, budget, readout, parallel, root, inner: SearchParameters(
+        commit=True,
+        critics=critics,
+        budget=budget,
+        readout=readout,
+        parallel=parallel,
+        stop_when=ON,
+        width=Width(root=root, inner=inner),
+    ),
+    critics=st.sampled_from([{}, {"orm": 1.0}, NOISY]),
+    budget=st.builds(
+        Budget,
+        simulations=st.integers(1, 120),
+        tokens=st.none() | st.integers(1, 2000),
+        nodes=st.none() | st.integers(2, 200),
+    ),
+    readout=st.sampled_from(["best", "visits", "value"]),
+    parallel=st.integers(1, 8),
+    root=st.sampled_from([(1, 2), (4, 16)]),
+    inner=st.sampled_from([(1, 1), (2, 6)]),
+)
+
+
+def parameters(**fields: Any) -> SearchParameters:
+    budget = fields.pop("budget", Budget(simulations=120))
+    return SearchParameters(commit=True, critics=NOISY, budget=budget, stop_when=ON, **fields)
+
+
+@settings(max_examples=60, deadline=None)
+@given(parameters=PARAMETERS, seed=st.integers(0, 3), order=st.integers(0, 2**32))
+def test_what_was_committed_stays_and_what_was_pruned_is_given_back(
+    parameters: SearchParameters, seed: int, order: int
+) -> None:
+    world = World(numbers=(2, 3, 4, 6), critic_noise=0.3)
+    search = build(world, parameters, seed=seed, stream=True)
+    assert isinstance(search, TreeSearch)
+    assert search._commitment is not None
+    chance = random.Random(order)
+    pending: list[Work] = []
+    said = ""
+
+    def take(works: Sequence[Work]) -> None:
+        nonlocal said
+        if search.result is not None:
+            return
+        committed = [work for work in works if isinstance(work, Announce)]
+        for work in works:
+            if isinstance(work, Release):
+                world.release(work)
+            elif not isinstance(work, Announce):
+                pending.append(work)
+        if not committed:
+            return
+        said += "".join(work.text for work in committed)
+        tree, base = search._tree, search._commitment and search._commitment.base
+        assert tree is not None
+        assert base is not None
+        assert said == "".join(node.text for node in base.path())
+        nodes = list(tree.walk())
+        assert tree.finished
+        assert all(base in node.path() for node in tree.terminals)
+        assert {id(state) for state in world.opened if not state.released} == {
+            id(node.state) for node in nodes if node.state is not None
+        }
+        below = [node for node in nodes if base in node.path()]
+        assert {*nodes} == {*below, *base.path()}
+        for node in below:
+            own = sum(child.visits - (child.visits > 0) for child in node.children)
+            assert node.visits >= own
+            assert node.open == sum(not child.solved for child in node.children)
+            assert node.end is None or not node.children
+        assert all(node.closed and node.state is None for node in base.path()[:-1])
+
+    take(search.start())
+    while search.result is None:
+        work = pending.pop(chance.randrange(len(pending)))
+        take(search.deliver(work, world.do(work)))
+    result = search.result
+    assert isinstance(result, SearchResult)
+    assert result.trajectories[0].text.startswith(said)
+    assert result.simulations <= (parameters.budget.simulations or 0)
+    assert result.trajectories[0].finish_reason == "stop"
+    assert set(result.trajectories[0].scores) == set(parameters.critics)
+    tree = search._tree
+    assert tree is not None
+    assert all(node.virtual == node.pending == 0 for node in tree.walk())
+    assert result.terminals == len(tree.terminals) + tree.pruned_terminals
+
+    world = World(numbers=(2, 3, 4, 6), critic_noise=0.3)
+    again = build(world, parameters, seed=seed, stream=True)
+    drive(again, world)
+    assert isinstance(again, TreeSearch)
+    assert again._tree is not None
+    assert picture(again._tree) == picture(tree), "the order of arrival made a difference"
+
+
+def test_every_step_gets_its_share_of_the_simulations() -> None:
+    world = World(numbers=(2, 3, 4, 6), critic_noise=0.3)
+    search = build(world, parameters(budget=Budget(simulations=200)), stream=True)
+    assert isinstance(search, TreeSearch)
+    pending = list(search.start())
+    at: list[int] = []
+    while search.result is None:
+        work = pending.pop(0)
+        for new in search.deliver(work, world.do(work)):
+            if isinstance(new, Announce):
+                at.append(search.progress.simulations)
+            elif not isinstance(new, Release):
+                pending.append(new)
+    assert at[:2] == [50, 100], "four steps, and all trajectories have as many"
+
+
+def test_the_clock_decides_nothing_without_a_deadline() -> None:
+    pictures = []
+    for tick in (0.0, 5.0):
+        world = World(critic_noise=0.3)
+        clock = Clock(tick)
+        search = build(world, parameters(), clock=clock, stream=True)
+        drive(search, world, clock=clock)
+        assert isinstance(search, TreeSearch)
+        assert search._tree is not None
+        pictures.append((picture(search._tree), world.announced))
+    assert pictures[0] == pictures[1]
+
+
+def test_time_is_divided_when_it_is_what_runs_out() -> None:
+    world, clock = World(numbers=(1, 2, 3, 4, 5), critic_noise=0.3), Clock(0.01)
+    budget = Budget(simulations=None, deadline_ms=5000)
+    search = build(world, parameters(budget=budget), clock=clock, stream=True)
+    result = drive(search, world, clock=clock, deadline=clock() + 5.0)
+    assert isinstance(result, SearchResult)
+    assert result.stop_reason in ("deadline", "exhausted")
+    assert len(world.announced) >= 2
+    assert result.trajectories[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("after", range(5, 200, 13))
+def test_a_deadline_at_any_moment_keeps_to_what_was_said(after: int) -> None:
+    world = World(critic_noise=0.3)
+    result = drive(build(world, parameters(), stream=True), world, expire_after=after)
+    if isinstance(result, SearchResult):
+        assert result.trajectories[0].text.startswith("".join(world.announced))
+    if world.announced:
+        assert isinstance(result, SearchResult)
+        assert result.trajectories[0].finish_reason == "stop"
+
+
+def test_a_full_pool_keeps_to_what_was_said() -> None:
+    world = World(critic_noise=0.3)
+    world.fails = lambda work: "kv_exhausted" if len(world.announced) > 0 else None
+    result = drive(build(world, parameters(), stream=True), world)
+    assert isinstance(result, SearchResult)
+    assert world.announced
+    assert result.trajectories[0].text.startswith("".join(world.announced))
+    assert result.stop_reason == "kv_exhausted"
+
+
+def test_without_a_stream_the_search_is_the_same() -> None:
+    streamed = solve(World(critic_noise=0.3), parameters(), stream=True)
+    assert solve(World(critic_noise=0.3), parameters()) == streamed
+
+
+def test_several_trajectories_and_votes_commit_nothing() -> None:
+    for fields, options in (({}, {"n": 2}), ({"readout": "vote"}, {}), ({"method": "beam"}, {})):
+        world = World(critic_noise=0.3)
+        drive(build(world, parameters(**fields), stream=True, **options), world)  # type: ignore[arg-type]
+        assert not world.announced
