@@ -15,6 +15,7 @@ import torch
 
 from critics.card import CriticCard, CriticError
 from critics.head import Head, load_head
+from mcts_core.attention import choose
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
@@ -204,20 +205,22 @@ def load(
     threads: int | None = None,
     max_batch_rows: int = 2048,
     prefix_cache: bool = True,
+    attention: str = "auto",
     on_progress: Progress | None = None,
 ) -> ServedModel:
     """Loads a served model from a local folder and starts its engine; blocks until it is ready.
 
     `pool_tokens` is the size of each model's KV pool in tokens. `max_batch_rows` bounds the tokens
-    of one forward. `prefix_cache` keeps prompts' KV for later ones. `threads` is by default 1 for
-    small models, else the largest power of two within the cores: work is then cut at whole vector
-    registers, which keeps results repeatable.
-    Raises `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or `ValueError`, each with a
-    message for the person who starts the server.
+    of one forward. `prefix_cache` keeps prompts' KV for later ones. `attention` names the backend.
+    `threads` is by default 1 for small models, else the largest power of two within the cores: work
+    is then cut at whole vector registers, which keeps results repeatable.
+    Raises `AttentionRefused`, `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or
+    `ValueError`, each with a message for the person who starts the server.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     tell = on_progress or (lambda what, share: None)
+    backend = choose(attention, torch.device(device))
     manifest = Manifest.load(path)
     loaded = {critic: load_head(path / folder) for critic, folder in manifest.critics.items()}
     cards = {critic: card for critic, (_, card) in loaded.items()}
@@ -251,6 +254,7 @@ def load(
             block_size=block_size,
             dtype=_DTYPES[dtype],
             device=torch.device(device),
+            attention=backend,
         )
     tell("tokenizer", len(parts) / (len(parts) + 1))
     policy = path / manifest.policy
@@ -274,6 +278,7 @@ def load(
         residents,
         jobs,
         lambda: Scheduler(max_batch_rows, min(_SLICE_TOKENS, max_batch_rows)),
+        attention=backend.name,
         threads=threads or _threads(residents.values()),
     )
     engine.start()

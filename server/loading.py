@@ -48,6 +48,7 @@ def _load(settings: Settings, path: Path, progress: model.Progress) -> Served:
         threads=settings.threads,
         max_batch_rows=settings.max_batch_rows,
         prefix_cache=settings.prefix_cache,
+        attention=settings.attention,
         on_progress=progress,
     )
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
+from mcts_core.attention import Backend
 from mcts_core.engine.resident import Head, Resident
 from mcts_core.models.gate import admit, probe
 
@@ -27,6 +28,7 @@ def load_resident(
     block_size: int,
     dtype: torch.dtype,
     device: torch.device,
+    attention: Backend,
 ) -> Resident:
     """Safetensors only, from local files only, and no code of the checkpoint's own.
 
@@ -39,7 +41,7 @@ def load_resident(
         path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=dtype
     )
     model.to(device).eval().requires_grad_(False)
-    admit(model, name)
+    admit(model, name, attention)
     resident = Resident(
         model,
         heads=heads,
@@ -50,7 +52,13 @@ def load_resident(
     )
     difference = probe(model, resident, name)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    _log.info("model loaded", model=name, parameters=parameters, probe=f"{difference:.1e}")
+    _log.info(
+        "model loaded",
+        model=name,
+        parameters=parameters,
+        attention=attention.name,
+        probe=f"{difference:.1e}",
+    )
     return resident
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Lfm2Config, LlamaConfig, MambaConfig
 
+from mcts_core.attention import CPU
 from mcts_core.models.gate import ModelRefused, admit, probe
 from tests.mcts_core.models_zoo import FAMILIES, make, seat
 
@@ -41,7 +42,7 @@ def test_a_critics_trunk_passes_by_its_hidden_states() -> None:
 
 def test_a_recurrent_model_is_refused_with_the_way_out() -> None:
     with pytest.raises(ModelRefused, match="vLLM or SGLang"):
-        admit(build(MambaConfig(**SMALL, intermediate_size=48, state_size=4)), "mamba")
+        admit(build(MambaConfig(**SMALL, intermediate_size=48, state_size=4)), "mamba", CPU)
 
 
 def test_layers_that_are_not_attention_are_named_in_the_refusal() -> None:
@@ -53,7 +54,7 @@ def test_layers_that_are_not_attention_are_named_in_the_refusal() -> None:
         layer_types=["conv", "full_attention"],
     )
     with pytest.raises(ModelRefused, match=r"conv|recurrent"):
-        admit(build(config), "lfm2")
+        admit(build(config), "lfm2", CPU)
 
 
 def test_positions_that_depend_on_the_batch_are_refused() -> None:
@@ -64,7 +65,7 @@ def test_positions_that_depend_on_the_batch_are_refused() -> None:
         rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
     )
     with pytest.raises(ModelRefused, match="longest row"):
-        admit(build(config), "dynamic")
+        admit(build(config), "dynamic", CPU)
 
 
 def test_the_probe_refuses_a_model_that_computes_something_else_here() -> None:
