@@ -102,6 +102,12 @@ class EngineGauges:
     """Their wall time in all."""
     step_rows: int
     """Their rows in all."""
+    attention: str
+    """Name of the attention backend."""
+    kv_blocks_read: int
+    """KV blocks that attention fetched, counted once for each layer."""
+    kv_blocks_attended: int
+    """What it would have fetched if rows did not share the reading."""
     last_rows: int
     heartbeat_age_seconds: float
     """Since the engine thread last came round; it comes round when idle, too."""

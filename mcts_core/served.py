@@ -9,11 +9,12 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from critics.card import CriticCard
 from critics.critic import Critic
+from mcts_core.attention import choose
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
@@ -242,6 +243,7 @@ def load(
     threads: int | None = None,
     max_batch_rows: int = 2048,
     prefix_cache: bool = True,
+    attention: str = "auto",
     on_progress: Progress | None = None,
 ) -> ServedModel:
     """Loads a served model from a local folder and starts its engine; blocks until it is ready.
@@ -249,14 +251,15 @@ def load(
     `device` and `dtype` are names of `models.precision`, which says what `auto` is. `download`
     says whether parts that the manifest names by their ids on the hub may be fetched.
     `pool_tokens` is the size of each model's KV pool in tokens. `max_batch_rows` bounds the tokens
-    of one forward. `prefix_cache` keeps prompts' KV for later ones. `threads` is by default 1 for
-    small models, else the largest power of two within the cores: work is then cut at whole vector
-    registers, which keeps results repeatable.
-    Raises `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or `ValueError`, each with a
-    message for the person who starts the server.
+    of one forward. `prefix_cache` keeps prompts' KV for later ones. `attention` names the backend.
+    `threads` is by default 1 for small models, else the largest power of two within the cores: work
+    is then cut at whole vector registers, which keeps results repeatable.
+    Raises `AttentionRefused`, `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or
+    `ValueError`, each with a message for the person who starts the server.
     """
     place = device_of(device)
     tell = on_progress or (lambda what, share: None)
+    backend = choose(attention, place)
     manifest = Manifest.load(path)
     folders = {
         part: locate(reference, path, download=download)
@@ -294,6 +297,7 @@ def load(
             block_size=block_size,
             dtype=dtype_of(dtype, folders[part], place),
             device=place,
+            attention=backend,
         )
     check_sizes(residents, critics)
     tell("engine", len(parts) / (len(parts) + 1))
@@ -312,6 +316,7 @@ def load(
         residents,
         jobs,
         lambda: Scheduler(max_batch_rows, min(_SLICE_TOKENS, max_batch_rows)),
+        attention=backend.name,
         threads=threads or _threads(residents.values()),
     )
     engine.start()
@@ -327,8 +332,8 @@ def load(
         pool_tokens=(blocks - 1) * block_size,
         parameters={
             part: resident.parameters
-            + sum(weight.numel() for weight in loaded[part][0].parameters())
-            if part in loaded
+            + sum(weight.numel() for weight in critics[part].head.parameters())
+            if part in critics
             else resident.parameters
             for part, resident in residents.items()
         },

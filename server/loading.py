@@ -53,6 +53,7 @@ def _load(settings: Settings, reference: str, progress: model.Progress) -> Serve
         threads=settings.threads,
         max_batch_rows=settings.max_batch_rows,
         prefix_cache=settings.prefix_cache,
+        attention=settings.attention,
         on_progress=progress,
     )
 

@@ -200,6 +200,19 @@ class _Engine(Collector):
             "Since the engine's thread last came round.",
             gauges.heartbeat_age_seconds,
         )
+        attention = GaugeMetricFamily(
+            "mcts_attention_info", "Always 1.", labels=["model_name", "backend"]
+        )
+        attention.add_metric([self._name, gauges.attention], 1)
+        yield attention
+        yield self._count(
+            "kv_blocks_read", "KV blocks that attention fetched.", gauges.kv_blocks_read
+        )
+        yield self._count(
+            "kv_blocks_attended",
+            "KV blocks that attention would fetch if rows did not share them.",
+            gauges.kv_blocks_attended,
+        )
         yield self._count("engine_steps", "Steps of the engine.", gauges.steps)
         yield self._count("engine_step_rows", "Rows of all steps.", gauges.step_rows)
         yield self._count("engine_busy_seconds", "Wall time of all steps.", gauges.step_seconds)

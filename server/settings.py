@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     prefix_cache: bool = _field(
         "Model", True, "Keep the KV of prompts, for later ones that begin alike."
     )
+    attention: Literal["auto", "cpu", "triton"] = _field(
+        "Model", "auto", "'triton' (NVIDIA GPUs), 'cpu' (any device), or 'auto'."
+    )
 
     host: str = _field("Server", "127.0.0.1", "Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535)] = _field(

@@ -6,29 +6,27 @@ tokens only; the batch says where their KV is stored and what each row may look 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
 from mcts_core.kv.storage import KVStorage
 
+Planned = TypeVar("Planned")
+
 
 @dataclass(frozen=True, slots=True)
-class RowGroup:
-    """Single tokens whose contexts fill the same number of blocks.
+class Row:
+    """A single token, and what it may look at."""
 
-    The width of a row's context depends on the row's own length alone, never on its neighbours':
-    a row's result is then the same bits whatever else is in the batch.
-    """
-
-    rows: torch.Tensor
-    """[rows] int64: indices into the step's tokens."""
-    blocks: torch.Tensor
-    """[rows * blocks] int64: the rows' block tables, one after the other, padded with block 0."""
-    lengths: torch.Tensor
-    """[rows] int64: tokens that each row may look at, itself included."""
+    index: int
+    """Among the step's tokens."""
+    blocks: Sequence[int]
+    """The block table of its sequence, as far as its own block at least."""
+    length: int
+    """Tokens that it may look at, itself included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,16 @@ class Chunk:
 
 
 @dataclass(slots=True)
+class Reads:
+    """KV blocks, counted once for each layer that reads them."""
+
+    read: int = 0
+    """Blocks that were fetched from the pool."""
+    attended: int = 0
+    """Blocks that rows and chunks looked at: what would be fetched if nothing were shared."""
+
+
+@dataclass(slots=True)
 class AttentionBatch:
     """One forward's worth of work for one model; passed through the model to each layer."""
 
@@ -57,10 +65,17 @@ class AttentionBatch:
     """Real tokens; rows behind them are padding, which reads and writes nothing."""
     slots: torch.Tensor
     """[tokens] int64: where each token's KV is stored."""
-    groups: Sequence[RowGroup]
+    rows: Sequence[Row]
     chunks: Sequence[Chunk]
-    masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
-    """Additive masks made so far in this step, by (group, window): layers share them."""
+    reads: Reads = field(default_factory=Reads)
+    """What the layers read is added here."""
+    _plans: dict[int | None, Any] = field(default_factory=dict)
+
+    def plan(self, window: int | None, make: Callable[[], Planned]) -> Planned:
+        """The backend's own layout of the rows; made once a step for all layers of a window."""
+        if window not in self._plans:
+            self._plans[window] = make()
+        return cast(Planned, self._plans[window])
 
 
 class Attention(Protocol):
@@ -94,9 +109,6 @@ padded to a multiple of this, so that a row's result does not depend on how many
 VECTOR_ROWS = 32
 """Exponentials and logarithms of a vector are computed in runs of this many values, and one by one,
 rounding differently, in what is left; vectors with a value a row are padded to a multiple of it."""
-
-GROUP_BLOCKS = 4
-"""Contexts of rows are padded to a multiple of this many blocks."""
 
 CHUNK_TOKENS = 16
 """Tokens of a tile: prompts attend in tiles that begin at multiples of it, what is left over as

@@ -53,14 +53,17 @@ class Engine:
         jobs: Jobs,
         scheduler: Callable[[], Scheduler],
         *,
+        attention: str,
         threads: int | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`attention` is the name of the backend that the models were loaded with."""
         self._residents = dict(residents)
         self._jobs = jobs
         self._seating, self._scoring = jobs.seating, jobs.scoring
         self._preemption = Preemption(jobs.seating)
         self._schedulers = {name: scheduler() for name in residents}
+        self._attention = attention
         self._threads = threads
         self._clock = clock
         self._inbox: deque[tuple[str, Session]] = deque()
@@ -117,6 +120,9 @@ class Engine:
             steps=self._steps,
             step_seconds=self._step_seconds,
             step_rows=self._step_rows,
+            attention=self._attention,
+            kv_blocks_read=sum(each.reads.read for each in self._residents.values()),
+            kv_blocks_attended=sum(each.reads.attended for each in self._residents.values()),
             last_rows=self._last_rows,
             heartbeat_age_seconds=self._clock() - self._heartbeat,
             alive=self._thread.is_alive(),

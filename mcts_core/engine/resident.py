@@ -11,14 +11,14 @@ import torch
 
 from mcts_core.attention.interface import (
     CHUNK_TOKENS,
-    GROUP_BLOCKS,
     MIN_ROWS,
     VECTOR_ROWS,
     AttentionBatch,
     Chunk,
-    RowGroup,
+    Reads,
+    Row,
 )
-from mcts_core.kv.blocks import PADDING_BLOCK, BlockPool
+from mcts_core.kv.blocks import BlockPool
 from mcts_core.kv.branch import Branch, Copies
 from mcts_core.kv.storage import KVStorage
 
@@ -85,6 +85,8 @@ class Resident:
         self.heads = dict(heads)
         self.pool = BlockPool(blocks, block_size)
         self.storage = KVStorage(blocks, block_size, dtype, device)
+        self.reads = Reads()
+        """Of all forwards since the start."""
         self._model = model
         self._device = device
         self._language_head = model.get_output_embeddings()
@@ -169,7 +171,7 @@ class Resident:
         positions: list[int] = []
         slots: list[int] = []
         ends: list[int] = []
-        by_width: dict[int, tuple[list[int], list[int], list[int]]] = {}
+        rows: list[Row] = []
         chunks: list[Chunk] = []
         size = self.pool.block_size
         for sequence in sequences:
@@ -181,25 +183,19 @@ class Resident:
             at = start
             tiles = sequence.tiles() if count >= CHUNK_TOKENS else ()
             for tiled, end in (*tiles, (start + count,) * 2):
-                for position in range(at, tiled):
-                    own = position // size + 1
-                    width = own + -own % (GROUP_BLOCKS if own <= 4 * GROUP_BLOCKS else 16)
-                    rows, tables, lengths = by_width.setdefault(width, ([], [], []))
-                    rows.append(first + position - start)
-                    tables.extend(blocks[:own])
-                    tables.extend([PADDING_BLOCK] * (width - own))
-                    lengths.append(position + 1)
+                rows.extend(
+                    Row(first + position - start, blocks, position + 1)
+                    for position in range(at, tiled)
+                )
                 if tiled < end:
                     table = self._tensor(blocks[: -(-end // size)])
                     chunks.append(Chunk(first + tiled - start, end - tiled, table, tiled))
                 at = end
             ends.extend(first + end for end in sequence.ends)
         padding = [0] * (-len(tokens) % MIN_ROWS)
-        groups = [
-            RowGroup(self._tensor(rows), self._tensor(tables), self._tensor(lengths))
-            for rows, tables, lengths in by_width.values()
-        ]
-        batch = AttentionBatch(self.storage, len(tokens), self._tensor(slots), groups, chunks)
+        batch = AttentionBatch(
+            self.storage, len(tokens), self._tensor(slots), rows, chunks, self.reads
+        )
         inputs = self._tensor(tokens + padding)[None]
         return batch, inputs, self._tensor(positions + padding)[None], ends
 

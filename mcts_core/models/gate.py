@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mcts_core.attention import NAME, register
+from mcts_core.attention import Backend
 from mcts_core.engine.resident import Resident, Rows
 from mcts_core.kv.branch import Branch, Ledger
 
@@ -25,8 +25,8 @@ class ModelRefused(ValueError):
     """The model cannot be served by this engine; the message says why and what to do."""
 
 
-def admit(model: Any, name: str) -> None:
-    """Checks a model's configuration and switches it to our attention. Raises `ModelRefused`."""
+def admit(model: Any, name: str, attention: Backend) -> None:
+    """Checks a model's configuration and switches it to this attention. Raises `ModelRefused`."""
     config = model.config.get_text_config()
     if getattr(model, "_is_stateful", False):
         raise ModelRefused(refusal(name, "it keeps a recurrent state, which cannot be forked"))
@@ -49,12 +49,12 @@ def admit(model: Any, name: str) -> None:
                 "batch",
             )
         )
-    register()
+    attention.register()
     try:
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(attention.implementation)
     except ValueError as error:
         raise ModelRefused(refusal(name, f"it takes no attention but its own ({error})")) from None
-    if config._attn_implementation != NAME:
+    if config._attn_implementation != attention.implementation:
         raise ModelRefused(refusal(name, "it takes no attention but its own"))
 
 
@@ -69,11 +69,12 @@ def probe(model: Any, resident: Resident, name: str) -> float:
     generator = torch.Generator().manual_seed(0)
     low = min(8, config.vocab_size - 1)
     tokens = torch.randint(low, config.vocab_size, (_PROBE_TOKENS,), generator=generator).tolist()
+    ours = config._attn_implementation
     model.set_attn_implementation("eager")
     device = next(model.parameters()).device
     output = model(input_ids=torch.tensor([tokens], device=device), use_cache=False)
     expected = output.logits[0] if hasattr(output, "logits") else output.last_hidden_state[0]
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(ours)
     ledger = Ledger()
     trunk = Branch(resident.pool, ledger)
     try:

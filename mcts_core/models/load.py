@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from mcts_core.attention import Backend
 from mcts_core.engine.resident import Head, Resident
 from mcts_core.models.gate import ModelRefused, admit, probe, refusal
 
@@ -42,6 +43,7 @@ def load_resident(
     block_size: int,
     dtype: torch.dtype,
     device: torch.device,
+    attention: Backend,
 ) -> Resident:
     """Safetensors only, from local files only, and no code of the checkpoint's own.
 
@@ -52,7 +54,7 @@ def load_resident(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the server shows its own
     model = _load_model(path, name, language_head=language_head, dtype=dtype)
     model.to(device).eval().requires_grad_(False)
-    admit(model, name)
+    admit(model, name, attention)
     resident = Resident(
         model,
         heads=heads,
@@ -63,7 +65,13 @@ def load_resident(
     )
     difference = probe(model, resident, name)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    _log.info("model loaded", model=name, parameters=parameters, probe=f"{difference:.1e}")
+    _log.info(
+        "model loaded",
+        model=name,
+        parameters=parameters,
+        attention=attention.name,
+        probe=f"{difference:.1e}",
+    )
     return resident
 
 

@@ -23,6 +23,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from mcts_core.attention import CPU, Backend
 from mcts_core.engine.resident import Head, Resident
 from mcts_core.models.gate import admit
 
@@ -92,9 +93,16 @@ def settle(model: Any) -> Any:
     return model.float().eval().requires_grad_(False)
 
 
-def seat(model: Any, *, blocks: int = 200, block_size: int = 4, heads: Any = None) -> Resident:
+def seat(
+    model: Any,
+    *,
+    blocks: int = 200,
+    block_size: int = 4,
+    heads: Any = None,
+    attention: Backend = CPU,
+) -> Resident:
     """The model behind our attention, with a pool of its own."""
-    admit(model, "tiny")
+    admit(model, "tiny", attention)
     return Resident(
         model,
         heads=heads or {},

@@ -25,6 +25,7 @@ from transformers import (
 from critics.card import CriticError
 from critics.head import Head, card_of, save_head
 from mcts_core import served
+from mcts_core.attention import AttentionRefused
 from mcts_core.models.manifest import ManifestError
 from mcts_core.query import Query, QueryError, Reply, TokenEvent
 from mcts_core.search.parameters import SearchParameters
@@ -310,6 +311,13 @@ async def test_a_transformers_classifier_is_a_critic(tmp_path: Path, kind: Any) 
 def test_a_pool_that_holds_nothing_is_refused(folder: Path, setting: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="KV"):
         load(folder, **setting)
+
+
+def test_attention_that_cannot_work_here_is_refused(folder: Path) -> None:
+    with pytest.raises(AttentionRefused, match=r"needs an NVIDIA GPU.*use attention 'cpu'"):
+        load(folder, attention="triton")
+    with pytest.raises(AttentionRefused, match="'flush' is not one of auto, cpu, triton"):
+        load(folder, attention="flush")
 
 
 @pytest.mark.parametrize("block_size", [1, 5, 16, 64, 256])

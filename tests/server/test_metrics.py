@@ -57,12 +57,14 @@ def test_a_search_is_counted(http: httpx.Client) -> None:
         assert grown(f"mcts_{histogram}_count") == 1, histogram
     assert grown("mcts_request_duration_seconds_count", endpoint="/v1/completions") == 1
     assert grown("mcts_engine_steps_total") > 0
+    assert grown("mcts_kv_blocks_attended_total") >= grown("mcts_kv_blocks_read_total") > 0
 
 
 def test_the_gauges_describe_the_pools(http: httpx.Client) -> None:
     samples = scrape(http)
     assert value(samples, "mcts_model_loaded") == 1
     assert value(samples, "mcts_requests_waiting") == 0
+    assert value(samples, "mcts_attention_info", backend="cpu") == 1
     pools = {dict(labels)["pool"] for name, labels in samples if name == "mcts_kv_blocks"}
     assert "policy" in pools
     for pool in pools:

@@ -142,6 +142,41 @@ def test_a_rows_logits_are_the_same_bits_whatever_else_is_in_the_batch(family: s
             assert torch.equal(alone, together)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tree_over_a_long_prompt_gives_the_logits_of_full_forwards_and_bits_of_its_own(
+    family: str,
+) -> None:
+    model = make(family)
+    resident = seat(model, blocks=600)
+    prompt = [3 + n * n % (VOCABULARY - 3) for n in range(90)]
+    twigs = [[3 + n, *(5 + n + m for m in range(n % 9))] for n in range(20)]
+
+    def decode(order: list[int]) -> dict[int, torch.Tensor]:
+        ledger = Ledger()
+        trunk = Branch(resident.pool, ledger)
+        step(resident, [(trunk, prompt)])
+        branches = {n: trunk.fork() for n in order}
+        for depth in range(9):
+            growing = [n for n in order if depth < len(twigs[n]) - 1]
+            if growing:
+                step(resident, [(branches[n], [twigs[n][depth]]) for n in growing])
+        found = step(resident, [(branches[n], twigs[n][-1:]) for n in order])
+        ledger.release_all()
+        return dict(zip(order, found, strict=True))
+
+    together = decode(list(range(20)))
+    assert resident.reads.read <= resident.reads.attended
+    for n, logits in together.items():
+        assert torch.allclose(logits, full(model, prompt + twigs[n])[-1], atol=1e-5)
+    for order in ([0], [19], [3, 17], [7, 2, 11, 5, 13, 8, 1, 16, 10]):
+        for n, logits in decode(order).items():
+            # An expert multiplies just the rows that are routed to it: any number of them.
+            if family == "gpt-oss-sinks":
+                assert torch.allclose(logits, together[n], atol=1e-6)
+            else:
+                assert torch.equal(logits, together[n])
+
+
 def test_a_long_prompt_in_slices_is_the_same_as_at_once() -> None:
     model = make("mistral-window")
     resident = seat(model)

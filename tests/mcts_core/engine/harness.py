@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from critics.head import Head
+from mcts_core.attention import CPU
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
@@ -107,7 +108,11 @@ class Running:
             context_length=256,
         )
         self.engine = Engine(
-            self.residents, jobs, lambda: Scheduler(max_tokens, min(64, max_tokens)), threads=1
+            self.residents,
+            jobs,
+            lambda: Scheduler(max_tokens, min(64, max_tokens)),
+            attention=CPU.name,
+            threads=1,
         )
         self.engine.start()
 

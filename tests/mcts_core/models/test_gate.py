@@ -22,6 +22,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
+from mcts_core.attention import CPU
 from mcts_core.models.gate import ModelRefused, admit, probe
 from tests.mcts_core.models_zoo import COMMON, FAMILIES, make, seat
 
@@ -113,7 +114,7 @@ def test_what_would_go_wrong_is_refused_with_the_reason_and_the_way_out(family: 
     config, reason = REFUSED[family]
     factory: Any = AutoModel if config.is_encoder_decoder else AutoModelForCausalLM
     with pytest.raises(ModelRefused, match=reason) as refused:
-        admit(factory.from_config(config).eval(), "this-model")
+        admit(factory.from_config(config).eval(), "this-model", CPU)
     assert str(refused.value).startswith("this-model cannot be served")
     assert "vLLM or SGLang" in str(refused.value)
 

@@ -1,0 +1,74 @@
+"""Which attention a server uses: chosen once, when it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from transformers import AttentionInterface
+
+from mcts_core.attention.cpu import paged_attention
+from mcts_core.attention.interface import Attention
+
+
+class AttentionRefused(ValueError):
+    """The backend cannot work here; the message says why and what to use instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One implementation of `Attention`."""
+
+    name: str
+    attention: Attention
+
+    @property
+    def implementation(self) -> str:
+        """The name under which transformers' model classes find it."""
+        return f"tree_{self.name}"
+
+    def register(self) -> None:
+        """Makes it known to transformers; doing it again changes nothing."""
+        AttentionInterface.register(self.implementation, self.attention)
+
+
+CPU = Backend("cpu", paged_attention)
+"""torch's own kernels; works on every device."""
+
+
+def _triton(device: torch.device) -> Backend:
+    if device.type != "cuda":
+        raise AttentionRefused(
+            f"attention 'triton' needs an NVIDIA GPU, and the device is {str(device)!r}: "
+            "use attention 'cpu', or device 'cuda'"
+        )
+    if find_spec("triton") is None:
+        raise AttentionRefused(
+            "attention 'triton' needs the package triton: install mcts-serve[gpu], or use "
+            "attention 'cpu'"
+        )
+    from mcts_core.attention.triton import paged_attention as attention
+
+    return Backend("triton", attention)
+
+
+def _auto(device: torch.device) -> Backend:
+    if device.type == "cuda" and find_spec("triton") is not None:
+        return _triton(device)
+    return CPU
+
+
+BACKENDS: dict[str, Callable[[torch.device], Backend]] = {
+    "auto": _auto,
+    "cpu": lambda device: CPU,
+    "triton": _triton,
+}
+
+
+def choose(wanted: str, device: torch.device) -> Backend:
+    """The backend of that name. Raises `AttentionRefused` when it cannot work on this device."""
+    if wanted not in BACKENDS:
+        raise AttentionRefused(f"attention {wanted!r} is not one of {', '.join(BACKENDS)}")
+    return BACKENDS[wanted](device)
