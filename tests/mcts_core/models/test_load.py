@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from mcts_core.attention import CPU
 from mcts_core.engine.resident import Resident
 from mcts_core.models.gate import ModelRefused
 from mcts_core.models.load import CheckpointError, load_resident
@@ -26,6 +27,7 @@ def load(folder: Path, *, language_head: bool = True) -> Resident:
         block_size=4,
         dtype=torch.float32,
         device=torch.device("cpu"),
+        attention=CPU,
     )
 
 

@@ -129,6 +129,7 @@ def run(
         clock=clock,
         started=clock(),
         outcome_critics=frozenset(("orm",)),
+        process_critics=frozenset(),
         rollouts_available=False,
         actions=actions,
     )
