@@ -162,14 +162,24 @@ class Corpus:
         """A trajectory that ends in the target, with at most one lie: half of them are right.
 
         The lie is of the tempting kind: after it the target can be made."""
-        rng, puzzle = self._random, self.puzzle()
+        rng = self._random
+        puzzle = self.puzzle()
         lie_at = rng.randrange(len(puzzle.numbers) + 1) if rng.random() < 0.7 else -1
+        return self._with_lie(puzzle, lie_at, 0.5)
+
+    def early_lie(self) -> Sample:
+        """A trajectory that is right but for a number in one of its first steps that was not left:
+        what fools a critic that has learned to follow the steps."""
+        return self._with_lie(self.puzzle(), self._random.choices((0, 1, 2), (6, 3, 1))[0], 0.8)
+
+    def _with_lie(self, puzzle: Puzzle, lie_at: int, strays: float) -> Sample:
+        rng = self._random
         state, taken = puzzle.state, list[Step]()
         while len(state) > 1:
             winning = winning_steps(state, puzzle.target)
             step = rng.choice(winning or steps(state))
             if len(taken) == lie_at:
-                step = tempting_lie(step, state, puzzle.target, rng)
+                step = tempting_lie(step, state, puzzle.target, rng, strays)
             elif len(state) == 2 and not winning:
                 step = mistake(step, state, puzzle.target, rng)
             taken.append(step)

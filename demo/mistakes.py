@@ -40,13 +40,15 @@ def mistake(step: Step, state: State, target: int, rng: random.Random) -> Step:
     return Step(left, step.operator, right, result, tuple(sorted((*rest, result))))
 
 
-def tempting_lie(step: Step, state: State, target: int, rng: random.Random) -> Step:
-    """A wrong variant of `step` after which `target` can be made: a false result, or an operand
-    that is not left (often a number used twice)."""
+def tempting_lie(
+    step: Step, state: State, target: int, rng: random.Random, strays: float = 0.5
+) -> Step:
+    """A wrong variant of `step` after which `target` can be made: a false result, or, a share
+    `strays` of the time, an operand that is not left (often a number used twice)."""
     left, right, result = step.left, step.right, step.result
     rest = list(step.state)
     rest.remove(result)
-    if rng.random() < 0.5:
+    if rng.random() >= strays:
         near = [result + delta for delta in (-2, -1, 1, 2) if result + delta > 0]
         wished = [Fraction(number) for number in range(1, 31)]
         rng.shuffle(wished)
@@ -55,9 +57,9 @@ def tempting_lie(step: Step, state: State, target: int, rng: random.Random) -> S
             if claimed != result and reachable(made, target):
                 return Step(left, step.operator, right, claimed, made)
         return mistake(step, state, target, rng)
-    strays = [Fraction(rng.randint(1, 13)), *rng.sample(state, len(state))]
-    rng.shuffle(strays)
-    for stray in strays:
+    others = [Fraction(rng.randint(1, 13)), *rng.sample(state, len(state))]
+    rng.shuffle(others)
+    for stray in others:
         for other in (left, right):
             low, high = min(stray, other), max(stray, other)
             values = [("+", low, high, low + high), ("-", high, low, high - low)]

@@ -116,6 +116,10 @@ class Settings:
     orm_trunk: TrunkPlan = field(
         default_factory=lambda: TrunkPlan(minutes=14.5, rate=1e-3, muon_rate=1e-2)
     )
+    orm_again: TrunkPlan = field(
+        default_factory=lambda: TrunkPlan(minutes=8.0, rate=5e-4, muon_rate=6e-3)
+    )
+    early_lies: int = 36_000
     policy_traces: int = 16_000
     rollout_traces: int = 6_000
     walks: int = 10_000
@@ -284,6 +288,9 @@ class Recipe:
         trunk = prefix_of(policy, self._settings.orm_layers)
         own = copy.deepcopy(head)
         taken = fine_tune(trunk, own, traces, outcome, self._seed, self._settings.orm_trunk)
+        lies = self._early_lies()
+        traces = [*lies, *random.Random(self._seed).sample(traces, min(len(traces), len(lies)))]
+        taken += fine_tune(trunk, own, traces, outcome, self._seed, self._settings.orm_again)
         found = self._outcome_figures(policy, trunk, own, head)
         ours, theirs = (found[f"{kind} on policy"]["auc"] for kind in ("policy", "own"))
         choice: Literal["policy", "own"] = "own" if theirs > ours + NOISE else "policy"
@@ -292,6 +299,16 @@ class Recipe:
         if choice == "own":
             trunk.save_pretrained(self._out / "orm")
         self._note("orm", {"own_steps": taken, "shipped": choice, **found})
+
+    def _early_lies(self) -> list[Trace]:
+        """Trajectories with an early lie, and half as many right ones."""
+        rng, tokenizer = random.Random(self._seed + 4), self._tokenizer()
+        corpora = [
+            Corpus(self._seed + 5, Mixture(wide=0.2), part) for part in ("policy", "critics")
+        ]
+        lies = [rng.choice(corpora).early_lie() for _ in range(self._settings.early_lies)]
+        right = [rng.choice(corpora).solution() for _ in range(self._settings.early_lies // 2)]
+        return [trace_of_sample(sample, tokenizer) for sample in (*lies, *right)]
 
     def _head(self, policy: LlamaForCausalLM, kind: Kind, names: Sequence[str]) -> Head:
         """A head on the policy's hidden states, fitted on the traces `names`."""
