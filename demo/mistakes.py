@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from fractions import Fraction
 
+from demo.judge import is_sound
 from demo.puzzle import State, Step, reachable
 
 
@@ -68,9 +69,9 @@ def tempting_lie(
                 values.append(("/", high, low, high / low))
             rng.shuffle(values)
             for operator, one, two, claimed in values:
-                made = tuple(sorted((*rest, claimed)))
-                if reachable(made, target):
-                    return Step(one, operator, two, claimed, made)
+                lie = Step(one, operator, two, claimed, tuple(sorted((*rest, claimed))))
+                if reachable(lie.state, target) and not is_sound(lie, state):
+                    return lie
     return mistake(step, state, target, rng)
 
 

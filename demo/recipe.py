@@ -117,7 +117,7 @@ class Settings:
         default_factory=lambda: TrunkPlan(minutes=14.5, rate=1e-3, muon_rate=1e-2)
     )
     orm_again: TrunkPlan = field(
-        default_factory=lambda: TrunkPlan(minutes=8.0, rate=5e-4, muon_rate=6e-3)
+        default_factory=lambda: TrunkPlan(minutes=19.0, rate=8e-4, muon_rate=8e-3)
     )
     early_lies: int = 36_000
     policy_traces: int = 16_000

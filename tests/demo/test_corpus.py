@@ -67,3 +67,12 @@ def test_walk_labels_agree_with_the_solver() -> None:
 def test_three_number_puzzles_can_be_asked_for_alone() -> None:
     corpus = Corpus(5, Mixture(three_numbers=1.0, target_24=0.0))
     assert {len(corpus.puzzle().numbers) for _ in range(20)} == {3}
+
+
+def test_early_lies_are_lies_that_lead_to_the_target() -> None:
+    corpus = Corpus(5)
+    samples = [corpus.early_lie() for _ in range(200)]
+    fooled = [sample for sample in samples if grade(sample.puzzle, "".join(sample.lines))]
+    assert len(fooled) < 30, "a lie may come out true by chance, but not often"
+    assert all(" = " in sample.lines[-1] for sample in samples)
+    assert sum(sample.labels[1] == 0 for sample in samples) > 90, "most are in the first step"
