@@ -72,7 +72,7 @@ def test_three_number_puzzles_can_be_asked_for_alone() -> None:
 def test_early_lies_are_lies_that_lead_to_the_target() -> None:
     corpus = Corpus(5)
     samples = [corpus.early_lie() for _ in range(200)]
-    assert not any(sample.labels[-2] for sample in samples)
+    assert all(0 in sample.labels for sample in samples)
     ends = [sample.lines[-1].endswith(f"= {sample.puzzle.target}") for sample in samples]
     assert all(ends), "they look right at the end"
     assert sum(sample.labels[1] == 0 for sample in samples) > 90, "most are in the first step"
