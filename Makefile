@@ -13,7 +13,7 @@ IS_PYTHON := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3 python; do \
 	"$$each" -c '$(IS_PYTHON)' >/dev/null 2>&1 && echo "$$each" && break; done)
 
-.PHONY: help serve test lint format clean
+.PHONY: help serve test bench lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ serve: $(VENV)/.installed ## Serve a model: make serve [MODEL=demo] [PORT=8000] 
 
 test: $(VENV)/.installed-dev ## Run the tests: make test [ARGS="tests/server -k stream"]
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed-dev ## Measure the engine: make bench [ARGS="--shape large --plot bench.png"]
+	@$(BIN)/python -m benchmarks.engine $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style, types and the contracts between the rooms
 	$(BIN)/ruff check .

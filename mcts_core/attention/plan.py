@@ -115,17 +115,19 @@ def make_plan(
     device: torch.device,
     *,
     tile_rows: int,
+    trunks: bool = True,
 ) -> Plan:
     """`size` is the tokens of a block. With a `window`, a row looks at its last `window` tokens
     only, and segments that lie before them are not read. The rows of a segment are padded to
-    `tile_rows` times a power of two."""
+    `tile_rows` times a power of two. Without `trunks` no context is cut: every row reads all of
+    its own, shared or not, which is what a benchmark compares with."""
     groups: dict[tuple[int, int], _Group] = {}
     segments = Segments()
     read = attended = 0
     span = SEGMENT_BLOCKS * size
     for row in rows:
         own = (row.length - 1) // size + 1
-        first, cut = segments_of(row.length, span, window)
+        first, cut = segments_of(row.length, span, window) if trunks else (0, 0)
         width = SEGMENT_BLOCKS if cut else own + -own % GROUP_BLOCKS
         tail = row.blocks[cut * SEGMENT_BLOCKS : own]
         group = groups.setdefault((cut - first, width), _Group())
