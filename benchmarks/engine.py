@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -310,8 +312,11 @@ def main(
         take(bench.transformers(rows))
         if vllm is not None:
             take(bench.http(rows, vllm, served_name(vllm), "vLLM, HTTP"))
-    Console().print(table_of(found))
-    Console().print(
+    output = Console()
+    if not output.is_terminal:
+        output = Console(width=200)  # a file has no width that columns must fit into
+    output.print(table_of(found))
+    output.print(
         f"{shape}, {dtype}, {threads} threads: matrix products "
         f"{machine.flops_per_second / 1e9:,.1f} GFLOP/s, "
         f"copy {machine.copy_bytes_per_second / 1e9:.1f} GB/s"
@@ -331,4 +336,5 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server is stopped on the way out
     typer.run(main)

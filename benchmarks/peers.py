@@ -90,7 +90,8 @@ class Generate:
     """transformers' `generate` over static batches."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, threads: int) -> None:
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self._model.eval()
         self._threads = threads
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -65,10 +66,12 @@ def write_checkpoint(shape: Shape, dtype: torch.dtype, folder: Path) -> None:
     """A checkpoint that any server of transformers' models can load, the same every time, with a
     tokenizer whose words are `t0`, `t1`, ..."""
     torch.manual_seed(0)
-    Qwen2ForCausalLM(shape.config).to(dtype).save_pretrained(folder)
+    model: Any = Qwen2ForCausalLM(shape.config)
+    model.to(dtype).save_pretrained(folder)
     words = Tokenizer(WordLevel({f"t{n}": n for n in range(shape.vocabulary)}, unk_token="t0"))
     words.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="t0").save_pretrained(folder)
+    kind: Any = PreTrainedTokenizerFast
+    kind(tokenizer_object=words, unk_token="t0").save_pretrained(folder)
 
 
 def prompts(vocabulary: int, count: int, length: int, seed: int) -> list[list[int]]:

@@ -151,8 +151,10 @@ class _Written:
                 next(self._plan) if outcomes is None else self._plan.send(outcomes)
             )
         except StopIteration:
-            name, reason = "benchmark", "exhausted"
-            self.result = SearchResult((), name, name, reason, None, "best", 0, 0, 0, 0, 0, None)
+            name = "benchmark"
+            self.result = SearchResult(
+                (), name, name, "exhausted", None, "best", 0, 0, 0, 0, 0, None
+            )
             return ()
         return self._awaited
 
