@@ -90,8 +90,8 @@ class Generate:
     """transformers' `generate` over static batches."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, threads: int) -> None:
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        self._model.eval()
+        model: Any = AutoModelForCausalLM
+        self._model = model.from_pretrained(folder, dtype=dtype).eval()
         self._threads = threads
 
     @torch.inference_mode()
