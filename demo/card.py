@@ -14,14 +14,14 @@ from demo.measure import Accuracy, guided_search, score_ends, solve_rates
 from demo.puzzle import Puzzle
 from demo.traces import sample_traces
 
-NOISE = 0.01
+_NOISE = 0.01
 """A difference in AUC that is not worth a model of its own."""
 
 
 def compare(policy: Accuracy, own: Accuracy) -> Literal["policy", "own"]:
     """Which critic to ship: the head on the policy's trunk, which costs nothing to serve, unless
     a trunk of its own ranks first steps better by more than 0.01 AUC."""
-    return "own" if own.auc_first_step > policy.auc_first_step + NOISE else "policy"
+    return "own" if own.auc_first_step > policy.auc_first_step + _NOISE else "policy"
 
 
 def load_critic(out: Path, kind: str, policy_trunk: LlamaModel) -> tuple[LlamaModel, Head]:
@@ -119,6 +119,8 @@ def _card(measured: Mapping[str, Any]) -> str:
         widen_steps=notes["widen"]["steps"],
         policy_steps=notes["policy"]["steps"],
         searches=notes["searched"]["leaves"],
+        lies_own=notes["orm"]["early_lies"]["own"],
+        lies_policy=notes["orm"]["early_lies"]["policy"],
         rollout_steps=notes["rollout"]["steps"],
         megabytes=measured["bytes"] / 1e6,
     )
@@ -208,6 +210,10 @@ ORM on samples at temperature 1 of the same puzzles, threshold 0.5:
 | samples of | trunk | AUC | false positives | false negatives | wrong | right | shipped |
 |---|---|---|---|---|---|---|---|
 {outcomes}
+
+Early lies are right but for a number in one of the first steps that was not left. About held-out
+puzzles the ORM with a trunk of its own accepts {lies_own:.1%} of them, the head on the policy's
+trunk {lies_policy:.1%}. Searches find such trajectories; samples seldom show them.
 
 ## Known limits
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from critics.head import Head, card_of, save_head
-from demo.card import NOISE, compare, figures, write_card
+from demo.card import compare, figures, write_card
 from demo.corpus import Corpus, Mixture, Part, multisets
 from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy
@@ -280,7 +280,7 @@ class Recipe:
 
     def _outcome_critic(self) -> None:
         """A head on the policy's hidden states, and a trunk of its own that starts as a copy of the
-        policy's; ships the head unless the trunk ranks the policy's samples clearly better."""
+        policy's; ships what early lies deceive less often (samples of the policy hold few)."""
         policy = self._model("policy")
         names = (*_SAMPLES["orm"], "searched")
         traces = [trace for name in names for trace in self._traces(name)]
@@ -292,13 +292,26 @@ class Recipe:
         traces = [*lies, *random.Random(self._seed).sample(traces, min(len(traces), len(lies)))]
         taken += fine_tune(trunk, own, traces, outcome, self._seed, self._settings.orm_again)
         found = self._outcome_figures(policy, trunk, own, head)
-        ours, theirs = (found[f"{kind} on policy"]["auc"] for kind in ("policy", "own"))
-        choice: Literal["policy", "own"] = "own" if theirs > ours + NOISE else "policy"
+        deceived = {
+            "policy": self._deceived(policy.model, head),
+            "own": self._deceived(trunk, own),
+        }
+        choice: Literal["policy", "own"] = (
+            "own" if deceived["own"] < deceived["policy"] else "policy"
+        )
         best = head if choice == "policy" else own
         save_head(best, card_of(best, "orm", choice), self._out / "orm")
         if choice == "own":
             trunk.save_pretrained(self._out / "orm")
-        self._note("orm", {"own_steps": taken, "shipped": choice, **found})
+        self._note("orm", {"own_steps": taken, "shipped": choice, "early_lies": deceived, **found})
+
+    def _deceived(self, trunk: LlamaModel, head: Head) -> float:
+        """The share of early lies about held-out puzzles that an outcome critic accepts."""
+        corpus = Corpus(self._seed + 30, Mixture(target_24=1.0), "held_out")
+        lies = [corpus.early_lie() for _ in range(self._settings.measured_puzzles)]
+        reads = read(trunk, [trace_of_sample(lie, self._tokenizer()) for lie in lies])
+        last = reads.depth == -1
+        return round(float((_scores(head, reads.hidden[last]) > 0.5).float().mean()), 4)
 
     def _early_lies(self) -> list[Trace]:
         """Trajectories with an early lie, and half as many right ones."""
