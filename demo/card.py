@@ -218,7 +218,8 @@ trunk {lies_policy:.1%}. Searches find such trajectories; samples seldom show th
 ## Known limits
 
 - A search can only follow steps that the policy proposes.
-- The critics are learned: some wrong trajectories pass (table above). Where an answer has to be
+- The critics are learned: some wrong trajectories pass (table above), among them some with a wrong
+  answer line after right steps. Where an answer has to be
   right, check it.
 - Stages end on time as well as on steps, so another machine makes slightly different weights.
 
