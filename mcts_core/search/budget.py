@@ -41,12 +41,17 @@ class Meter:
     )
 
     def __init__(
-        self, parameters: SearchParameters, clock: Callable[[], float], started: float
+        self,
+        parameters: SearchParameters,
+        clock: Callable[[], float],
+        started: float,
+        longest: int,
     ) -> None:
-        """`started` is the request's admission, on `clock`, in seconds."""
+        """`started` is the request's admission, on `clock`, in seconds; `longest` the most tokens
+        that an option may have."""
         self._budget = parameters.budget
         self._max_depth = parameters.max_depth
-        self._max_option = parameters.step.limit
+        self._max_option = longest
         self._clock = clock
         self._started = started
         milliseconds = parameters.budget.deadline_ms

@@ -48,6 +48,8 @@ class TreeSearch(ABC):
     """What the ladder below this method may hold."""
     step_scores: ClassVar[bool] = True
     """Whether the critics are asked about unfinished states."""
+    whole: ClassVar[bool] = False
+    """Whether its options are whole trajectories."""
     commits: ClassVar[bool] = False
     """Whether the method can settle one step after the other (`commit`)."""
     readouts: ClassVar[tuple[readout.Readout, ...]] = ("best", "vote")
@@ -58,7 +60,8 @@ class TreeSearch(ABC):
         self._task = task
         self._outbox: list[Work] = []
         parameters = task.parameters
-        self._meter = Meter(parameters, clock, started)
+        longest = task.max_tokens if self.whole else parameters.step.limit
+        self._meter = Meter(parameters, clock, started, longest)
         self._width = AdaptiveWidth(parameters.width, len(task.actions))
         self._evaluation = Evaluation(task, self._outbox)
         self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)

@@ -23,6 +23,7 @@ class Sample(TreeSearch):
 
     name: ClassVar[str] = "sample"
     step_scores: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
     readouts: ClassVar[tuple[Readout, ...]] = ("best",)
 
     def __init__(self, task: Task, clock: Callable[[], float], started: float) -> None:

@@ -92,7 +92,7 @@ def test_no_more_options_are_drawn_together_than_the_budget_has_room_for(
 
 def test_options_cost_what_they_cost_on_average() -> None:
     parameters = SearchParameters(budget=Budget(tokens=100, nodes=50), step=Step(max_tokens=9))
-    meter = Meter(parameters, Clock(), 0.0)
+    meter = Meter(parameters, Clock(), 0.0, parameters.step.limit)
     tree = new_tree()
     assert meter.affordable(tree, 99) == 100 // 9, "as long as options may be"
     meter.commit(Opened(WorldState(()), {}, spent=20))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from mcts_core.search.parameters import Budget, SearchParameters, Width
+import pytest
+
+from mcts_core.search.parameters import Budget, Method, SearchParameters, Step, Width
 from mcts_core.search.work import Extend
 from tests.mcts_core.search.world import World, solve
 
@@ -38,6 +40,21 @@ def test_no_sample_is_begun_beyond_the_token_budget() -> None:
     assert 200 - 60 <= world.spent <= 200 + 60
     tiny = SearchParameters(method="best_of_n", budget=Budget(tokens=1))
     assert solve(World(), tiny).trajectories[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("method", ["best_of_n", "self_consistency"])
+def test_the_first_samples_keep_the_budget_although_their_cost_is_not_known(method: Method) -> None:
+    world = World()
+    parameters = SearchParameters(
+        method=method,
+        width=Width(samples=50),
+        budget=Budget(tokens=200),
+        parallel=16,
+        step=Step(max_tokens=4),  # of an option: samples are no options
+    )
+    result = solve(world, parameters)
+    assert result.stop_reason == "tokens"
+    assert world.spent <= 200 + 60, "16 samples were begun at once"
 
 
 def test_more_samples_than_the_root_may_have_children_are_drawn() -> None:
