@@ -19,12 +19,13 @@ def backup(tree: Tree, path: Sequence[Node], value: float) -> None:
         tree.low = value
     if value > tree.high:
         tree.high = value
-    for node in path:
-        node.visits += 1
-        node.total += value
     if tree.backup == "mean":
         for node in path:
-            node.value = node.total / node.visits
+            node.visits = visits = node.visits + 1
+            node.total = total = node.total + value
+            node.value = total / visits
         return
     for node in reversed(path):
+        node.visits += 1
+        node.total += value
         node.value = max((child.value for child in node.children if child.visits), default=value)

@@ -41,6 +41,8 @@ def gather(many: Sequence[Steps[T]]) -> Steps[list[T]]:
 
     Within a round they go on in the order given. When one of them raises, the others are closed.
     """
+    if len(many) == 1:
+        return [(yield from many[0])]
     results: dict[int, T] = {}
     waiting: list[tuple[int, tuple[Work, ...]]] = []
     try:

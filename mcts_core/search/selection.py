@@ -28,12 +28,12 @@ def puct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, f
     best: Node | None = None
     best_bound = -inf
     for child in node.children:
-        visits = child.visits
         if child.solved:
-            if not solved or not visits:
+            if not solved or not child.visits:
                 continue
         elif child.blocked:
             continue
+        visits = child.visits
         taken = visits + child.virtual
         bound = bonus * child.likelihood / (1 + taken)
         if taken:

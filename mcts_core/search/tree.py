@@ -104,7 +104,7 @@ class Node:
         self.end = end
         self.origin = origin
         """The method that drew the option."""
-        own = sum(logprob.logprob for logprob in logprobs)
+        own = sum([logprob.logprob for logprob in logprobs])
         self.likelihood = exp(own / len(logprobs)) if logprobs else 1.0
         """Geometric mean of the option's token probabilities: its prior before normalisation."""
         self.depth: int = 0 if parent is None else parent.depth + 1

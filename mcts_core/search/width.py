@@ -42,7 +42,7 @@ class AdaptiveWidth:
         if node.closed:
             return False
         low, high = self._inner if node.parent is not None else self._root
-        count = node.taken
+        count = len(node.children) + node.elsewhere + node.pending  # `taken`, on the hot path
         if count >= low:
             if count >= high:
                 return False

@@ -1,0 +1,178 @@
+"""What the search itself costs: trees grown with an evaluator that costs nothing.
+
+    python benchmarks/bookkeeping.py
+
+Every option is made beforehand and handed over at once, so that what is timed is the search:
+selection, expansion, merge, evaluation, backup, budget and queue, on one core. Prints the median
+microseconds of a simulation at several sizes of the tree, and how many that is a second.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mcts_core.search.methods import create
+from mcts_core.search.parameters import Budget, Merge, SearchParameters, StopWhen, Width
+from mcts_core.search.search import Search
+from mcts_core.search.work import (
+    Extend,
+    Extended,
+    Open,
+    Opened,
+    Option,
+    Outcome,
+    Release,
+    Sampling,
+    TokenLogprob,
+    Work,
+)
+
+_POOL = 4093
+_TOKENS = 12
+"""Of an option: a line of a calculation."""
+_WINDOW = 20
+"""Searches are timed over windows of the tree's size around its nominal one: `1 / _WINDOW` of it,
+but at least `_LEAST` simulations."""
+_LEAST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class FreeState:
+    """A state that nothing was computed for."""
+
+    tokens: tuple[int, ...] = ()
+
+
+class FreeEvaluator:
+    """Answers every piece of work from a pool of options, by node and draw."""
+
+    def __init__(self, seed: int) -> None:
+        chance = random.Random(seed)
+        self._state = FreeState()
+        self._pool: list[Option] = []
+        for index in range(_POOL):
+            tokens = tuple(chance.randrange(32_000) for _ in range(_TOKENS))
+            logprobs = tuple(TokenLogprob(token, -chance.random()) for token in tokens)
+            self._pool.append(
+                Option(
+                    self._state,
+                    tokens,
+                    logprobs,
+                    tuple(each.logprob for each in logprobs),
+                    f"{index} + {chance.randrange(1000)} = {chance.randrange(1000)}\n",
+                    "step",
+                    {"value": chance.random()},
+                    (0,),
+                )
+            )
+
+    def __call__(self, work: Work) -> Outcome:
+        if isinstance(work, Extend):
+            node, first = work.key
+            at = node * 61 + first
+            pool = self._pool
+            drawn = tuple(pool[(at + draw) % _POOL] for draw in range(work.draws))
+            return Extended(drawn, _TOKENS * work.draws)
+        if isinstance(work, Open):
+            return Opened(self._state, {"value": 0.5}, len(work.tokens))
+        raise TypeError(f"{type(work).__name__} was not expected")
+
+
+SHAPES: dict[str, SearchParameters] = {
+    "importance, 8 in flight": SearchParameters(critics={"value": 1.0}, parallel=8),
+    "progressive, 1 in flight": SearchParameters(
+        critics={"value": 1.0},
+        width=Width(rule="progressive", root=(4, 40), inner=(1, 8)),
+        parallel=1,
+    ),
+    "importance, edit merge": SearchParameters(
+        critics={"value": 1.0}, merge=Merge(threshold=0.1), parallel=8
+    ),
+    "backup max": SearchParameters(critics={"value": 1.0}, backup="max", parallel=8),
+}
+
+
+def begin(parameters: SearchParameters, simulations: int) -> Search:
+    """A search over options without end."""
+    return create(
+        prompt=tuple(range(16)),
+        parameters=parameters.model_copy(
+            update={
+                "budget": Budget(simulations=simulations),
+                "stop_when": StopWhen(converged=False),
+                "max_depth": 1000,
+                "fallback": (),
+            }
+        ),
+        sampling=Sampling(),
+        max_tokens=1_000_000,
+        stop=(),
+        n=1,
+        stream=False,
+        clock=time.monotonic,
+        started=time.monotonic(),
+        outcome_critics=frozenset(),
+        process_critics=frozenset(),
+        rollouts_available=False,
+    )
+
+
+def grow(search: Search, evaluator: FreeEvaluator, marks: list[int]) -> list[float]:
+    """Runs `search`; the time at which it had made each of `marks` simulations, ascending."""
+    times: list[float] = []
+    ahead = iter(marks)
+    mark = next(ahead)
+    pending = [work for work in search.start() if not isinstance(work, Release)]
+    while search.result is None:
+        work = pending.pop(0)
+        pending += [
+            new for new in search.deliver(work, evaluator(work)) if not isinstance(new, Release)
+        ]
+        if search.progress.simulations >= mark:
+            times.append(time.perf_counter())
+            mark = next(ahead, 1 << 62)
+    return times
+
+
+def cost(parameters: SearchParameters, size: int, repeat: int) -> float:
+    """Median seconds of a simulation in trees of about `size` simulations."""
+    half = max(_LEAST // 2, size // _WINDOW)
+    low, high = max(1, size - half), size + half
+    found: list[float] = []
+    for seed in range(repeat):
+        evaluator = FreeEvaluator(seed)
+        search = begin(parameters, high)
+        gc.collect()
+        began, ended = grow(search, evaluator, [low, high])
+        found.append((ended - began) / (high - low))
+    return statistics.median(found)
+
+
+def main(
+    size: Annotated[list[int] | None, typer.Option(help="Simulations in the tree.")] = None,
+    repeat: Annotated[int, typer.Option(help="Trees that each median is of.")] = 9,
+) -> None:
+    sizes = size or [10, 100, 1000, 10_000]
+    table = Table("search", *(f"µs at {size:,}" for size in sizes), "a second", "last / first")
+    for name, parameters in SHAPES.items():
+        costs = [cost(parameters, size, repeat) for size in sizes]
+        table.add_row(
+            name,
+            *(f"{each * 1e6:.1f}" for each in costs),
+            f"{1 / max(costs):,.0f}",
+            f"{costs[-1] / costs[0]:.2f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
