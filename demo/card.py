@@ -4,32 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from transformers import LlamaModel
-
-from critics.head import Head, load_head
-from demo.load import load_model, load_tokenizer, load_trunk
-from demo.measure import Accuracy, guided_search, score_ends, solve_rates
+from critics.head import load_head
+from demo.load import load_model, load_tokenizer
+from demo.measure import guided_search, score_ends, solve_rates
 from demo.puzzle import Puzzle
 from demo.traces import sample_traces
-
-_NOISE = 0.01
-"""A difference in AUC that is not worth a model of its own."""
-
-
-def compare(policy: Accuracy, own: Accuracy) -> Literal["policy", "own"]:
-    """Which critic to ship: the head on the policy's trunk, which costs nothing to serve, unless
-    a trunk of its own ranks first steps better by more than 0.01 AUC."""
-    return "own" if own.auc_first_step > policy.auc_first_step + _NOISE else "policy"
-
-
-def load_critic(out: Path, kind: str, policy_trunk: LlamaModel) -> tuple[LlamaModel, Head]:
-    """The trunk and the head of the critic `kind` under `out`."""
-    head, card = load_head(out / kind)
-    if card.trunk == "policy":
-        return policy_trunk, head
-    return load_trunk(out / kind), head
 
 
 def figures(
@@ -52,9 +33,10 @@ def figures(
             "held_out_greedy": round(sum(greedy) / len(greedy), 4),
         }
     for kind, seeds in (("prm", 1), ("value", 1)):
-        trunk, head = load_critic(out, kind, policy.model)
+        head, _ = load_head(out / kind)
         runs = [
-            guided_search(policy, tokenizer, trunk, head, tests, seed + i) for i in range(seeds)
+            guided_search(policy, tokenizer, policy.model, head, tests, seed + i)
+            for i in range(seeds)
         ]
         measured[f"guided_by_{kind}"] = _rounded(
             {
@@ -62,11 +44,10 @@ def figures(
                 "tokens": sum(run.tokens for run in runs) / len(runs),
             }
         )
-    trunk, head = load_critic(out, "orm", policy.model)
-    measured["models"]["orm"] = {"parameters": sum(p.numel() for p in trunk.parameters())}
+    head, _ = load_head(out / "orm")
     repeated = [puzzle for puzzle in tests for _ in range(20)]
     traces = sample_traces(policy, tokenizer, repeated, seed + 9, 1.0)
-    scores = score_ends(trunk, head, [trace.ids for trace in traces])
+    scores = score_ends(policy.model, head, [trace.ids for trace in traces])
     best = [max(range(at, at + 20), key=scores.__getitem__) for at in range(0, len(scores), 20)]
     measured["best_of_20_by_orm"] = sum(traces[at].won for at in best) / len(best)
     measured["bytes"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -90,20 +71,15 @@ def _card(measured: Mapping[str, Any]) -> str:
         rows.append(f"| {name} | {models[name]['parameters']:,} | {cells} |")
     critics = []
     for kind in ("value", "prm"):
-        for trunk in ("policy", "own"):
-            note = notes[kind][trunk]
-            shipped = "yes" if notes[kind]["shipped"] == trunk else ""
-            columns = ("auc", "auc_first_step", "ece", "ece_first_step", "brier")
-            cells = " | ".join(f"{note[column]:.4f}" for column in columns)
-            critics.append(f"| {kind} | {trunk} | {cells} | {shipped} |")
+        columns = ("auc", "auc_first_step", "ece", "ece_first_step", "brier")
+        cells = " | ".join(f"{notes[kind][column]:.4f}" for column in columns)
+        critics.append(f"| {kind} | {cells} |")
     outcomes = []
     for name in ("policy", "rollout"):
-        for trunk in ("own", "policy"):
-            note = notes["orm"][f"{trunk} on {name}"]
-            cells = f"{note['auc']:.5f} | {note['false_positive_rate']:.3%}"
-            cells += f" | {note['false_negative_rate']:.3%} | {note['wrong']} | {note['right']}"
-            shipped = "yes" if notes["orm"]["shipped"] == trunk else ""
-            outcomes.append(f"| {name} | {trunk} | {cells} | {shipped} |")
+        note = notes["outcomes"][name]
+        cells = f"{note['auc']:.5f} | {note['false_positive_rate']:.3%}"
+        cells += f" | {note['false_negative_rate']:.3%} | {note['wrong']} | {note['right']}"
+        outcomes.append(f"| {name} | {cells} |")
     guided = "\n".join(
         f"| {kind} | {100 * measured[f'guided_by_{kind}']['solved']:.1f} "
         f"| {measured[f'guided_by_{kind}']['tokens']:.0f} |"
@@ -118,9 +94,10 @@ def _card(measured: Mapping[str, Any]) -> str:
         refine_steps=notes["refine"]["steps"],
         widen_steps=notes["widen"]["steps"],
         policy_steps=notes["policy"]["steps"],
-        searches=notes["searched"]["leaves"],
-        lies_own=notes["orm"]["early_lies"]["own"],
-        lies_policy=notes["orm"]["early_lies"]["policy"],
+        join_steps=notes["join"]["steps"] + notes["join_again"]["steps"],
+        leaves=notes["searched"]["leaves"] + notes["again"]["leaves"],
+        lies_prm=notes["outcomes"]["early lies accepted by prm"],
+        lies_orm=notes["outcomes"]["early lies accepted by orm"],
         rollout_steps=notes["rollout"]["steps"],
         megabytes=measured["bytes"] / 1e6,
     )
@@ -132,7 +109,7 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 _TEMPLATE = """# The embedded model `demo`
 
-Five small checkpoints for the Game of 24 and Countdown, trained from nothing by
+Two small models and three critics for the Game of 24 and Countdown, trained from nothing by
 `python -m demo.recipe --out demo/checkpoints --seed 0` on two CPU cores; {megabytes:.1f} MB
 together, float32 safetensors. They show what search adds to a small policy; they are of no use
 for anything else.
@@ -162,10 +139,10 @@ that are new to it.
 
 `policy` and `rollout` are `LlamaForCausalLM`, tied embeddings, one tokenizer (2,304 tokens).
 Policy: {policy_steps} steps, then {refine_steps} with its own steps among the walks of the
-process-reward loss, then {widen_steps} with larger numbers and with near misses among the walks;
-rollout: {rollout_steps} steps. Shares of puzzles solved, in
-percent; a single sample and at least one of 20 at temperature 1, on the 100 test puzzles; last
-column: greedy on all solvable held-out puzzles of target 24.
+process-reward loss, then {widen_steps} with larger numbers and with near misses among the walks,
+then {join_steps} together with the critics; rollout: {rollout_steps} steps. Shares of puzzles
+solved, in percent; a single sample and at least one of 20 at temperature 1, on the 100 test puzzles;
+last column: greedy on all solvable held-out puzzles of target 24.
 
 | model | parameters | greedy | one sample | one of 20 | greedy, all held out |
 |---|---|---|---|---|---|
@@ -184,8 +161,8 @@ Best of 20 samples, picked by the ORM: {best:.0f} of 100.
 
 `critic.json` says how to read a critic, `head.safetensors` holds `up.weight [M,H]`, `up.bias
 [M]`, `down.weight [1,M]`, `down.bias [1]` in float32: score = sigmoid(down(silu(up(h)))), h the
-trunk's last hidden state after the final norm. `trunk: policy` reads the policy's own hidden
-states, `trunk: own` comes with a `LlamaModel`.
+policy's last hidden state after the final norm (`trunk: policy`). They were trained together with
+the policy, so that its hidden states hold what they ask for; a score costs no tokens.
 
 - `value`: the chance that the policy's own continuation (temperature 0.9) succeeds; read at the
   prompt's last token, at each step's last token, and at EOS.
@@ -193,27 +170,26 @@ states, `trunk: own` comes with a `LlamaModel`.
 - `orm`: whether the finished trajectory is right; read at EOS.
 
 They learn from samples of the policy, from random walks and near misses with exact labels (PRM and
-ORM), and from what searches visit: {searches:,} leaves of trees over training puzzles that a first
-set of critics guided, every unfinished one completed by a sample of the policy. Without the last
+ORM), and from what searches visit: {leaves:,} leaves of trees over training puzzles that earlier
+critics guided, every unfinished one completed by a sample of the policy. Without the last
 part a search finds the states at which its critics are wrong.
 
 Value and PRM on the policy's samples (temperature 0.9) of all solvable held-out puzzles of
-target 24, all read positions; ECE with 15 bins. A trunk of its own is a copy of the policy's,
-fine-tuned:
+target 24, all read positions; ECE with 15 bins:
 
-| critic | trunk | AUC | AUC, first step | ECE | ECE, first step | Brier | shipped |
-|---|---|---|---|---|---|---|---|
+| critic | AUC | AUC, first step | ECE | ECE, first step | Brier |
+|---|---|---|---|---|---|
 {critics}
 
 ORM on samples at temperature 1 of the same puzzles, threshold 0.5:
 
-| samples of | trunk | AUC | false positives | false negatives | wrong | right | shipped |
-|---|---|---|---|---|---|---|---|
+| samples of | AUC | false positives | false negatives | wrong | right |
+|---|---|---|---|---|---|
 {outcomes}
 
 Early lies are right but for a number in one of the first steps that was not left. About held-out
-puzzles the ORM with a trunk of its own accepts {lies_own:.1%} of them, the head on the policy's
-trunk {lies_policy:.1%}. Searches find such trajectories; samples seldom show them.
+puzzles the PRM accepts {lies_prm:.1%} of those in a first step, and the ORM {lies_orm:.1%} of all
+such trajectories. Searches find them; samples seldom show them.
 
 ## Known limits
 

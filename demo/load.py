@@ -3,12 +3,7 @@
 from pathlib import Path
 from typing import cast
 
-from transformers import (
-    AutoTokenizer,
-    LlamaForCausalLM,
-    LlamaModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 def load_model(folder: Path) -> LlamaForCausalLM:
@@ -16,13 +11,6 @@ def load_model(folder: Path) -> LlamaForCausalLM:
     model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder)
     model.train(False)
     return model
-
-
-def load_trunk(folder: Path) -> LlamaModel:
-    """A critic's own trunk, in evaluation mode."""
-    trunk: LlamaModel = LlamaModel.from_pretrained(folder)
-    trunk.train(False)
-    return trunk
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

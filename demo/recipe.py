@@ -1,56 +1,49 @@
 """Makes every checkpoint of the embedded model from one seed.
 
-`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 80 minutes on two
+`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 3 hours on two
 cores; `--stage NAME ...` runs some, reading what the stages before it left in `--out` and `--work`.
 """
 
 import argparse
-import copy
 import dataclasses
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 import yaml
 from torch import Tensor
-from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from critics.head import Head, card_of, save_head
-from demo.card import compare, figures, write_card
+from critics.head import Head, card_of, load_head, save_head
+from demo.card import figures, write_card
 from demo.corpus import Corpus, Mixture, Part, multisets
+from demo.join import Joint, Kind, train_jointly
 from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy
 from demo.puzzle import Puzzle, reachable, test_puzzles
 from demo.refine import refine_policy
 from demo.searched import searched_traces
 from demo.traces import Reads, Trace, read, sample_traces, trace_of_sample
-from demo.train_critics import (
-    HeadPlan,
-    Label,
-    TrunkPlan,
-    fine_tune,
-    fit_head,
-    outcome,
-    prefix_of,
-    steps_alive,
-    steps_to_success,
-)
-from demo.train_policy import POLICY, ROLLOUT, Plan, Size, train_policy
+from demo.train_critics import HeadPlan, fit_head
+from demo.train_policy import POLICY, ROLLOUT, Plan, Size, save_policy, train_policy
 from mcts_core.search.parameters import Budget, SearchParameters, Width
 
 _log = logging.getLogger(__name__)
-Kind = Literal["value", "prm", "orm"]
-_SAMPLES: dict[Kind, tuple[str, ...]] = {
+_KINDS: tuple[Kind, ...] = ("value", "prm", "orm")
+_SCOUTED: dict[Kind, tuple[str, ...]] = {
     "value": ("policy",),
     "prm": ("policy", "walks", "near"),
     "orm": ("policy", "rollout", "walks", "near"),
 }
-"""What each critic learns from, beside what searches visit."""
+"""What the critics of the first searches learn from."""
+_ALWAYS = {"policy": 0.08, "rollout": 0.03, "walks": 0.07, "near": 0.12, "lies": 0.25}
+_JOIN = {**_ALWAYS, "searched": 0.45}
+_JOIN_AGAIN = {**_ALWAYS, "searched": 0.2, "again": 0.25}
+"""Shares of what critics learn from when they are trained together with the policy."""
 STAGES = (
     "policy",
     "refine",
@@ -59,9 +52,9 @@ STAGES = (
     "traces",
     "scouts",
     "searched",
-    "value",
-    "prm",
-    "orm",
+    "join",
+    "again",
+    "join_again",
     "card",
 )
 
@@ -109,16 +102,9 @@ class Settings:
     )
     policy_size: Size = POLICY
     rollout_size: Size = ROLLOUT
-    orm_layers: int = 5
     head: HeadPlan = field(default_factory=HeadPlan)
-    value_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.0))
-    prm_trunk: TrunkPlan = field(default_factory=lambda: TrunkPlan(minutes=2.0))
-    orm_trunk: TrunkPlan = field(
-        default_factory=lambda: TrunkPlan(minutes=14.5, rate=1e-3, muon_rate=1e-2)
-    )
-    orm_again: TrunkPlan = field(
-        default_factory=lambda: TrunkPlan(minutes=19.0, rate=8e-4, muon_rate=8e-3)
-    )
+    join: Joint = field(default_factory=Joint)
+    join_again: Joint = field(default_factory=Joint)
     early_lies: int = 36_000
     policy_traces: int = 16_000
     rollout_traces: int = 6_000
@@ -133,6 +119,18 @@ class Settings:
         )
     )
     """How trees are grown for the critics to learn from; without an early stop."""
+    searches_again: int = 2_600
+    searching_again: SearchParameters = field(
+        default_factory=lambda: SearchParameters(
+            budget=Budget(tokens=600),
+            width=Width(rule="progressive", root=(4, 40), inner=(1, 8)),
+            critics={"value": 1.0, "prm": 1.0, "orm": 4.0},
+            process="min",
+            parallel=1,
+            temperature=1.0,
+        )
+    )
+    """The same for critics that were trained together with the policy."""
     held_out_samples: int = 10
     orm_samples: int = 20
     temperature: float = 0.9
@@ -166,16 +164,20 @@ class Recipe:
             case "scouts":
                 self._scouts()
             case "searched":
-                self._searched()
-            case "value":
-                self._step_critic("value", steps_to_success, self._settings.value_trunk)
-            case "prm":
-                self._step_critic("prm", steps_alive, self._settings.prm_trunk)
-            case "orm":
-                self._outcome_critic()
+                s = self._settings
+                self._search(stage, "scouts", searching_puzzles(s.searches, self._seed))
+            case "join":
+                self._join(stage, "scouts", _JOIN, self._settings.join, self._seed + 201)
+            case "again":
+                s = self._settings
+                self._search(stage, "joined", searching_puzzles(s.searches_again, self._seed + 70))
+            case "join_again":
+                again = self._settings.join_again
+                self._join(stage, "joined", _JOIN_AGAIN, again, self._seed + 202)
             case "card":
                 tests = test_puzzles()[: self._settings.measured_puzzles]
                 held_out = self._held_out_puzzles()
+                self._measure_critics()
                 measured = figures(self._out, tests, held_out, self._seed, self._notes())
                 write_card(self._out, measured)
             case _:
@@ -212,106 +214,85 @@ class Recipe:
         found["walks"] = [trace_of_sample(walk, tokenizer) for walk in walks]
         near = [rng.choice(corpora).near_miss() for _ in range(s.near_misses)]
         found["near"] = [trace_of_sample(miss, tokenizer) for miss in near]
-        tests = self._held_out_puzzles()
-        repeated = [puzzle for puzzle in tests for _ in range(s.held_out_samples)]
-        found["held_out"] = sample_traces(
-            policy, tokenizer, repeated, self._seed + 2, s.temperature
-        )
+        found["lies"] = self._early_lies()
         for name, traces in found.items():
             self._keep(name, traces)
 
     def _scouts(self) -> None:
         """Critics of the first searches: heads on the policy's hidden states, fitted on samples."""
         policy = self._model("policy")
-        folder = self._work / "scouts"
-        for kind in ("value", "prm", "orm"):
-            head = self._head(policy, kind, _SAMPLES[kind])
+        heads = {kind: self._head(policy, kind, _SCOUTED[kind]) for kind in _KINDS}
+        self._guide("scouts", heads, self._settings.searching)
+
+    def _guide(self, name: str, heads: Mapping[Kind, Head], search: SearchParameters) -> None:
+        """Keeps `heads` on the policy's hidden states as a model that can be served."""
+        folder = self._work / name
+        for kind, head in heads.items():
             save_head(head, card_of(head, kind, "policy"), folder / kind)
         manifest = {
             "policy": str((self._out / "policy").resolve()),
-            "critics": {kind: kind for kind in ("value", "prm", "orm")},
-            "search": self._settings.searching.model_dump(mode="json", exclude_unset=True),
+            "critics": {kind: kind for kind in heads},
+            "search": search.model_dump(mode="json", exclude_unset=True),
         }
         (folder / "served.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
 
-    def _searched(self) -> None:
-        """Trees that the scouts guide, over training puzzles."""
-        s = self._settings
-        puzzles = searching_puzzles(s.searches, self._seed)
+    def _search(self, stage: str, guides: str, puzzles: Sequence[Puzzle]) -> None:
+        """Trees that `guides` guide, over training puzzles."""
         policy, tokenizer = self._model("policy"), self._tokenizer()
-        place = (self._work / "scouts", policy, tokenizer)
-        traces = searched_traces(*place, puzzles, self._seed, s.temperature)
-        self._note("searched", {"searches": len(puzzles), "leaves": len(traces)})
-        self._keep("searched", traces)
+        place = (self._work / guides, policy, tokenizer)
+        traces = searched_traces(*place, puzzles, self._seed, self._settings.temperature)
+        self._note(stage, {"searches": len(puzzles), "leaves": len(traces)})
+        self._keep(stage, traces)
+
+    def _join(
+        self, stage: str, start: str, shares: Mapping[str, float], plan: Joint, seed: int
+    ) -> None:
+        """The policy and the critics of `start`, trained together; both ship."""
+        model = self._model("policy")
+        heads = {kind: load_head(self._work / start / kind)[0] for kind in _KINDS}
+        sources = [(share, self._traces(name)) for name, share in shares.items()]
+        mixture = Mixture(three_numbers=0.05, target_24=0.6, wide=0.4)
+        taken = train_jointly(model, heads, sources, mixture, seed, plan)
+        save_policy(model, self._out / "policy")
+        for kind, head in heads.items():
+            save_head(head, card_of(head, kind, "policy"), self._out / kind)
+        self._guide("joined", heads, self._settings.searching_again)
+        self._note(stage, {"steps": taken})
 
     def _keep(self, name: str, traces: Sequence[Trace]) -> None:
         self._reads.pop(name, None)
         rows = [dataclasses.astuple(trace) for trace in traces]
         torch.save(rows, self._work / f"{name}.traces.pt")
 
-    def _step_critic(self, kind: Kind, label: Label, plan: TrunkPlan) -> None:
-        """A head on the policy's hidden states and a trunk of its own; ships the head unless the
-        trunk is clearly better."""
-        policy, tests = self._model("policy"), self._traces("held_out")
-        names = (*_SAMPLES[kind], "searched")
-        traces = [trace for name in names for trace in self._traces(name)]
-        held = read(policy.model, tests)
-        truth = held.won if kind == "value" else held.labels
-        head = self._head(policy, kind, names)
-        on_policy = accuracy(_scores(head, held.hidden), truth, held.depth)
-        trunk, own = (
-            prefix_of(policy, self._settings.policy_size.layers),
-            Head(head.up.in_features, head.up.out_features),
-        )
-        own.load_state_dict(head.state_dict())
-        taken = fine_tune(trunk, own, traces, label, self._seed, plan)
-        held = read(trunk, tests)
-        on_own = accuracy(_scores(own, held.hidden), truth, held.depth)
-        choice = compare(on_policy, on_own)
-        self._note(
-            kind,
-            {"policy": on_policy.as_dict(), "own": on_own.as_dict(), "own_steps": taken}
-            | {"shipped": choice},
-        )
-        best = head if choice == "policy" else own
-        save_head(best, card_of(best, kind, choice), self._out / kind)
-        if choice == "own":
-            trunk.save_pretrained(self._out / kind)
-
-    def _outcome_critic(self) -> None:
-        """A head on the policy's hidden states, and a trunk of its own that starts as a copy of the
-        policy's; ships what early lies deceive less often (samples of the policy hold few)."""
+    def _measure_critics(self) -> None:
+        """Of value and PRM on the policy's samples, of the ORM on both models' samples and on
+        early lies; all about held-out puzzles."""
+        s, tests, tokenizer = self._settings, self._held_out_puzzles(), self._tokenizer()
         policy = self._model("policy")
-        names = (*_SAMPLES["orm"], "searched")
-        traces = [trace for name in names for trace in self._traces(name)]
-        head = self._head(policy, "orm", names)
-        trunk = prefix_of(policy, self._settings.orm_layers)
-        own = copy.deepcopy(head)
-        taken = fine_tune(trunk, own, traces, outcome, self._seed, self._settings.orm_trunk)
-        lies = self._early_lies()
-        traces = [*lies, *random.Random(self._seed).sample(traces, min(len(traces), len(lies)))]
-        taken += fine_tune(trunk, own, traces, outcome, self._seed, self._settings.orm_again)
-        found = self._outcome_figures(policy, trunk, own, head)
-        deceived = {
-            "policy": self._deceived(policy.model, head),
-            "own": self._deceived(trunk, own),
-        }
-        choice: Literal["policy", "own"] = (
-            "own" if deceived["own"] < deceived["policy"] else "policy"
-        )
-        best = head if choice == "policy" else own
-        save_head(best, card_of(best, "orm", choice), self._out / "orm")
-        if choice == "own":
-            trunk.save_pretrained(self._out / "orm")
-        self._note("orm", {"own_steps": taken, "shipped": choice, "early_lies": deceived, **found})
-
-    def _deceived(self, trunk: LlamaModel, head: Head) -> float:
-        """The share of early lies about held-out puzzles that an outcome critic accepts."""
+        heads = {kind: load_head(self._out / kind)[0] for kind in _KINDS}
+        repeated = [puzzle for puzzle in tests for _ in range(s.held_out_samples)]
+        traces = sample_traces(policy, tokenizer, repeated, self._seed + 2, s.temperature)
+        held = read(policy.model, traces)
+        truths: dict[Kind, Tensor] = {"value": held.won, "prm": held.labels}
+        for kind, truth in truths.items():
+            found = accuracy(_scores(heads[kind], held.hidden), truth, held.depth)
+            self._note(kind, found.as_dict())
+        repeated = [puzzle for puzzle in tests for _ in range(s.orm_samples)]
+        notes: dict[str, object] = {}
+        for name, model in (("policy", policy), ("rollout", self._model("rollout"))):
+            traces = sample_traces(model, tokenizer, repeated, self._seed + 3, 1.0)
+            reads = read(policy.model, traces)
+            reads = reads.only(reads.depth == -1)
+            notes[name] = outcome_figures(_scores(heads["orm"], reads.hidden), reads.won)
         corpus = Corpus(self._seed + 30, Mixture(target_24=1.0), "held_out")
-        lies = [corpus.early_lie() for _ in range(self._settings.measured_puzzles)]
-        reads = read(trunk, [trace_of_sample(lie, self._tokenizer()) for lie in lies])
-        last = reads.depth == -1
-        return round(float((_scores(head, reads.hidden[last]) > 0.5).float().mean()), 4)
+        lies = [corpus.early_lie() for _ in range(s.measured_puzzles)]
+        reads = read(policy.model, [trace_of_sample(lie, tokenizer) for lie in lies])
+        places: dict[Kind, int] = {"prm": 1, "orm": -1}
+        for kind, depth in places.items():
+            wrong = reads.only((reads.depth == depth) & (reads.labels < 0.5))
+            share = (_scores(heads[kind], wrong.hidden) > 0.5).float().mean()
+            notes[f"early lies accepted by {kind}"] = round(float(share), 4)
+        self._note("outcomes", notes)
 
     def _early_lies(self) -> list[Trace]:
         """Trajectories with an early lie, and half as many right ones."""
@@ -334,22 +315,6 @@ class Recipe:
         labels = reads.labels if kind == "prm" else reads.won
         return fit_head(reads, labels, self._seed, self._settings.head)
 
-    def _outcome_figures(
-        self, policy: LlamaForCausalLM, trunk: LlamaModel, own: Head, head: Head
-    ) -> dict[str, dict[str, float]]:
-        s, tests = self._settings, self._held_out_puzzles()
-        repeated = [puzzle for puzzle in tests for _ in range(s.orm_samples)]
-        models = {"policy": (policy, repeated), "rollout": (self._model("rollout"), repeated)}
-        found: dict[str, dict[str, float]] = {}
-        for name, (model, puzzles) in models.items():
-            traces = sample_traces(model, self._tokenizer(), puzzles, self._seed + 3, 1.0)
-            for kind, body, top in (("own", trunk, own), ("policy", policy.model, head)):
-                reads = read(body, traces)
-                last = reads.depth == -1
-                scores, won = _scores(top, reads.hidden[last]), reads.won[last]
-                found[f"{kind} on {name}"] = outcome_figures(scores, won)
-        return found
-
     def _held_out_puzzles(self) -> list[Puzzle]:
         fours = [Puzzle(numbers, 24) for numbers in multisets(4, "held_out")]
         found = [puzzle for puzzle in fours if puzzle.solvable]
@@ -365,7 +330,7 @@ class Recipe:
         rows = torch.load(self._work / f"{name}.traces.pt", weights_only=True)
         return [Trace(Puzzle(*puzzle), *rest) for puzzle, *rest in rows]
 
-    def _note(self, name: str, note: dict[str, object]) -> None:
+    def _note(self, name: str, note: Mapping[str, object]) -> None:
         _log.info("%s: %s", name, note)
         text = json.dumps(note, indent=2)
         (self._work / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -7,16 +7,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from demo.card import compare, load_critic
+from critics.head import load_head
+from demo.join import Joint
 from demo.load import load_model
-from demo.measure import Accuracy, accuracy, auc, calibration_error
+from demo.measure import accuracy, auc, calibration_error
 from demo.recipe import STAGES, Recipe, Settings
-from demo.train_critics import HeadPlan, TrunkPlan
+from demo.train_critics import HeadPlan
 from demo.train_policy import Plan, Size
 
 TINY_SIZE = Size(hidden=32, layers=2, heads=2, kv_heads=1, inner=32)
 TINY_PLAN = Plan(steps=2, solutions=2, openings=2, walks=2, first_steps=2)
-TINY_TRUNK = TrunkPlan(steps=2, rows=8)
+TINY_JOINT = Joint(TINY_PLAN, rows=8)
 TINY = Settings(
     policy=TINY_PLAN,
     refine=TINY_PLAN,
@@ -25,18 +26,16 @@ TINY = Settings(
     rollout=TINY_PLAN,
     policy_size=TINY_SIZE,
     rollout_size=TINY_SIZE,
-    orm_layers=1,
     head=HeadPlan(width=8, epochs=1),
-    value_trunk=TINY_TRUNK,
-    prm_trunk=TINY_TRUNK,
-    orm_trunk=TINY_TRUNK,
-    orm_again=TINY_TRUNK,
+    join=TINY_JOINT,
+    join_again=TINY_JOINT,
     early_lies=8,
     policy_traces=16,
     rollout_traces=8,
     walks=16,
     near_misses=16,
     searches=3,
+    searches_again=2,
     held_out_samples=1,
     orm_samples=1,
     measured_puzzles=3,
@@ -52,8 +51,9 @@ def test_every_stage_runs_and_leaves_what_it_ships(tmp_path: Path) -> None:
         assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(out / name))
     policy = load_model(out / "policy")
     for kind in ("value", "prm", "orm"):
-        trunk, head = load_critic(out, kind, policy.model)
-        hidden = trunk(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
+        head, card = load_head(out / kind)
+        assert card.trunk == "policy"
+        hidden = policy.model(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state
         assert head(hidden).shape == (1, 3)
     figures = json.loads((out / "figures.json").read_text())
     assert figures["training"]["policy"]["steps"] == 2
@@ -78,11 +78,3 @@ def test_calibration_error_is_the_mean_gap() -> None:
     assert calibration_error(scores, torch.tensor([1.0, 1.0, 1.0, 0.0])) == pytest.approx(0.05)
     figures = accuracy(scores, torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([0, 1, 1, 1]))
     assert figures.brier == pytest.approx(0.19)
-
-
-def test_the_own_trunk_ships_only_if_it_ranks_clearly_better() -> None:
-    def measured(first: float) -> Accuracy:
-        return Accuracy(0.9, first, 0.0, 0.0, 0.0, 1)
-
-    assert compare(measured(0.90), measured(0.905)) == "policy"
-    assert compare(measured(0.90), measured(0.92)) == "own"
