@@ -141,8 +141,8 @@ that are new to it.
 Policy: {policy_steps} steps, then {refine_steps} with its own steps among the walks of the
 process-reward loss, then {widen_steps} with larger numbers and with near misses among the walks,
 then {join_steps} together with the critics; rollout: {rollout_steps} steps. Shares of puzzles
-solved, in percent; a single sample and at least one of 20 at temperature 1, on the 100 test puzzles;
-last column: greedy on all solvable held-out puzzles of target 24.
+solved, in percent; a single sample and at least one of 20 at temperature 1, on the 100 test
+puzzles; last column: greedy on all solvable held-out puzzles of target 24.
 
 | model | parameters | greedy | one sample | one of 20 | greedy, all held out |
 |---|---|---|---|---|---|
