@@ -41,8 +41,8 @@ class Joint:
         default_factory=lambda: Plan(
             steps=4000,
             minutes=22.0,
-            solutions=24,
-            openings=48,
+            solutions=32,
+            openings=64,
             walks=8,
             first_steps=16,
             muon_rate=5e-3,

@@ -119,7 +119,7 @@ class Settings:
         )
     )
     """How trees are grown for the critics to learn from; without an early stop."""
-    searches_again: int = 2_600
+    searches_again: int = 2_200
     searching_again: SearchParameters = field(
         default_factory=lambda: SearchParameters(
             budget=Budget(tokens=600),
