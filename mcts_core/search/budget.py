@@ -93,7 +93,12 @@ class Meter:
     def simulated(self) -> None:
         self.simulations += not self.settled
         if self.first_seconds is None:
-            self.first_seconds = self._clock() - self._started
+            self.first_seconds = self.elapsed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the request's admission."""
+        return self._clock() - self._started
 
     def now(self) -> float:
         """Seconds, to be handed to `timed`; 0 when there is no deadline to be met."""
@@ -128,7 +133,7 @@ class Meter:
         if budget.nodes is not None:
             found.append((tree.nodes, budget.nodes))
         if self._deadline is not None:
-            found.append((self._clock() - self._started, self._deadline - self._started))
+            found.append((self.elapsed, self._deadline - self._started))
         return tuple(found)
 
     def affordable(self, tree: Tree, count: int) -> int:

@@ -87,6 +87,10 @@ class TreeNode:
     """Further draws that were too much like this option, or led to this state."""
     solved: bool
     """Nothing is left to be done at or below this node."""
+    pruned: bool
+    """`commit` decided for another option."""
+    time_ms: float
+    """From the request's admission to when the node was made."""
 
 
 @dataclass(frozen=True, slots=True)

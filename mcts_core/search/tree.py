@@ -60,8 +60,10 @@ class Node:
         "partial",
         "pending",
         "priors",
+        "pruned",
         "score",
         "scores",
+        "seconds",
         "solved",
         "state",
         "text",
@@ -148,6 +150,10 @@ class Node:
         """Nothing is left to be done at or below this node."""
         self.finished = end == "stop"
         """A terminal is at or below this node."""
+        self.pruned = False
+        """No longer part of the tree."""
+        self.seconds = 0.0
+        """From the request's admission to when the node was made."""
 
     @property
     def taken(self) -> int:
@@ -205,7 +211,7 @@ class Tree:
         "low",
         "merged",
         "nodes",
-        "pruned_terminals",
+        "pruned",
         "root",
         "terminals",
     )
@@ -222,8 +228,8 @@ class Tree:
         """In the order in which they were found."""
         self.best: Node | None = None
         """The scored terminal with the highest mixed score; the first found of equals."""
-        self.pruned_terminals = 0
-        """Terminals that were found, but are no longer part of the tree."""
+        self.pruned: list[Node] = []
+        """Nodes that are no longer part of the tree."""
         self.depth = 0
         self.merged = 0
         """Drawn options that were already there."""
@@ -302,12 +308,13 @@ class Tree:
             stack.extend(node.children)
         gone = set(pruned)
         kept = [node for node in self.terminals if node not in gone]
-        self.pruned_terminals += len(self.terminals) - len(kept)
         self.terminals = kept
         scored = [(node.score, node) for node in kept if node.score is not None]
         self.best = max(scored, key=lambda each: each[0])[1] if scored else None
         for node in pruned:
             node.children = []  # so that none of them stands for a state any more
+            node.pruned = True
+        self.pruned += pruned
         parent.children = [child]
         parent.open = int(not child.solved)
         parent.closed = True

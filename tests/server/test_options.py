@@ -128,6 +128,10 @@ def test_states_that_are_declared_the_same_are_grown_once(http: httpx.Client, me
 def test_the_same_seed_gives_the_same_tree(http: httpx.Client, search: Body) -> None:
     asked = {**search, "include": ["tree"], "budget": {"simulations": 24}}
     first, second = (ask(http, asked)["search"] for _ in range(2))
+    for search in (first, second):
+        times = [node.pop("time_ms") for node in search["tree"]]
+        assert times == sorted(times), "nodes are numbered as they were made"
+        assert 0 < times[0] <= times[-1] <= search["time_ms"]["search"] + search["time_ms"]["queue"]
     assert first["tree"] == second["tree"]
     assert first["tokens"] == second["tokens"]
 

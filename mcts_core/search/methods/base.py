@@ -123,7 +123,8 @@ class TreeSearch(ABC):
         parent = next((node for node in tree.walk() if node.state is work.state), None)
         if parent is not None:
             for option in extended.options:
-                tree.add(parent, option, "length", self.name)
+                child = tree.add(parent, option, "length", self.name)
+                child.seconds = self._meter.elapsed
 
     @property
     def progress(self) -> Progress:
@@ -186,6 +187,7 @@ class TreeSearch(ABC):
             self._task.parameters.backup,
             exact_priors=bool(self._task.actions),
         )
+        tree.root.seconds = self._meter.elapsed
         if self.step_scores:
             yield from self._evaluation.evaluate(tree, tree.root, opened.scores)
             value = self._evaluation.value(tree, tree.root)
@@ -253,7 +255,8 @@ class TreeSearch(ABC):
             options = tuple(_root_option(node) for node in tree.root.children)
         nodes: tuple[TreeNode, ...] | None = None
         if "tree" in parameters.include:
-            nodes = tuple(map(_tree_node, sorted(tree.walk(), key=attrgetter("id"))))
+            made = sorted([*tree.walk(), *tree.pruned], key=attrgetter("id"))
+            nodes = tuple(map(_tree_node, made))
         return SearchResult(
             trajectories=tuple(_trajectory(node) for node in chosen),
             method=chosen[0].origin,
@@ -263,7 +266,7 @@ class TreeSearch(ABC):
             readout=self.readout,
             simulations=self._meter.simulations,
             nodes=tree.nodes,
-            terminals=len(tree.terminals) + tree.pruned_terminals,
+            terminals=len(tree.terminals) + sum(node.end == "stop" for node in tree.pruned),
             depth=tree.depth,
             merged=tree.merged,
             first_simulation_seconds=self._meter.first_seconds,
@@ -324,4 +327,6 @@ def _tree_node(node: Node) -> TreeNode:
         origin=node.origin,
         merged=node.merged,
         solved=node.solved,
+        pruned=node.pruned,
+        time_ms=round(node.seconds * 1000, 3),
     )

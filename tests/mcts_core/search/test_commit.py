@@ -106,7 +106,10 @@ def test_what_was_committed_stays_and_what_was_pruned_is_given_back(
     tree = search._tree
     assert tree is not None
     assert all(node.virtual == node.pending == 0 for node in tree.walk())
-    assert result.terminals == len(tree.terminals) + tree.pruned_terminals
+    made = [*tree.walk(), *tree.pruned]
+    assert sorted(node.id for node in made) == [*range(tree.nodes)], "a node is lost or there twice"
+    assert result.terminals == sum(node.end == "stop" for node in made)
+    assert all(node.pruned == (node in tree.pruned) for node in made)
 
     world = World(numbers=(2, 3, 4, 6), critic_noise=0.3)
     again = build(world, parameters, seed=seed, stream=True)
