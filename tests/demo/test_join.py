@@ -26,7 +26,7 @@ def heads() -> dict[Kind, Head]:
 
 
 def test_batches_hold_every_read_position_in_the_shares_asked_for() -> None:
-    few, many = traces(2), traces(6)
+    few, many = (own := traces(8))[:2], own[2:]
     stream = readings([(0.25, few), (0.75, many)], 8, random.Random(0))
     wanted = {trace.ids: trace for trace in (*few, *many)}
     seen: list[Trace] = []
