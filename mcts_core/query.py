@@ -28,6 +28,8 @@ class Query:
     stop: tuple[str, ...] = ()
     n: int = 1
     """How many distinct trajectories to return (independent samples for `sample`)."""
+    priority: int = 0
+    """Queries of a lower number are computed first. It never changes a result."""
     cache_salt: str | None = None
     """Only queries with the same salt share the KV of what their prompts have in common."""
     stream: bool = False

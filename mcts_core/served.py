@@ -15,6 +15,7 @@ from pathlib import Path
 from critics.card import CriticCard
 from critics.critic import Critic
 from mcts_core.attention import choose
+from mcts_core.attention.interface import CHUNK_TOKENS
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.resident import Resident
@@ -216,11 +217,18 @@ class ServedModel:
             search=search,
             account=account,
             listener=listen,
+            priority=query.priority,
             cache_salt=query.cache_salt,
             submitted=now,
             deadline=None if limit is None else now + limit / 1000,
             progress_due=now if query.progress else math.inf,
         )
+
+
+def _slice_tokens(max_batch_rows: int) -> int:
+    """Half a step at most, so that what is being drawn has room beside a prompt; in whole tiles."""
+    half = max_batch_rows // 2 // CHUNK_TOKENS * CHUNK_TOKENS
+    return min(_SLICE_TOKENS, half or max_batch_rows)
 
 
 def _threads(residents: Iterable[Resident]) -> int:
@@ -315,7 +323,7 @@ def load(
     engine = Engine(
         residents,
         jobs,
-        lambda: Scheduler(max_batch_rows, min(_SLICE_TOKENS, max_batch_rows)),
+        lambda: Scheduler(max_batch_rows, _slice_tokens(max_batch_rows)),
         attention=backend.name,
         threads=threads or _threads(residents.values()),
     )

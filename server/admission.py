@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
+from bisect import insort
+from itertools import count
 from types import TracebackType
 
 _SMOOTHING = 0.1
@@ -21,7 +22,8 @@ class QueueFull(Exception):
 
 
 class Admission:
-    """A first-come, first-served queue before a fixed number of places.
+    """A queue before a fixed number of places: lower priority numbers first; among equals, first
+    come, first served.
 
     Used from one event loop only.
     """
@@ -29,7 +31,9 @@ class Admission:
     def __init__(self, max_running: int, max_waiting: int) -> None:
         self._max_running = max_running
         self._max_waiting = max_waiting
-        self._queue: deque[Ticket] = deque()
+        self._queue: list[Ticket] = []
+        """In the order in which they are called."""
+        self._serial = count()
         self._running = 0
         self._mean_seconds = 1.0
 
@@ -46,13 +50,15 @@ class Admission:
     def waiting(self) -> int:
         return len(self._queue)
 
-    def admit(self, searches: int) -> Tickets:
-        """Takes a request's searches on, all or none of them. Raises `QueueFull`."""
+    def admit(self, searches: int, priority: int = 0) -> Tickets:
+        """Takes a request's searches on, all or none of them. Raises `QueueFull`, whatever the
+        priority: who waits is not sent away for others."""
         room = self.capacity - self._running - len(self._queue)
         if searches > room:
             raise QueueFull(self._retry_after())
-        tickets = [Ticket(self) for _ in range(searches)]
-        self._queue.extend(tickets)
+        tickets = [Ticket(self, (priority, next(self._serial))) for _ in range(searches)]
+        for ticket in tickets:
+            insort(self._queue, ticket, key=lambda waiting: waiting.rank)
         self._call_next()
         return Tickets(tickets)
 
@@ -63,7 +69,7 @@ class Admission:
 
     def _call_next(self) -> None:
         while self._queue and self._running < self._max_running:
-            self._queue.popleft().call()
+            self._queue.pop(0).call()
             self._running += 1
 
     def leave(self, ticket: Ticket) -> None:
@@ -80,7 +86,9 @@ class Admission:
 class Ticket:
     """One search's place: first in the queue, then among the running."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, rank: tuple[int, int]) -> None:
+        """`rank`: its priority, and its place among equals."""
+        self.rank = rank
         self._admission = admission
         self._issued = time.monotonic()
         self._called: float | None = None

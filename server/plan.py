@@ -39,6 +39,11 @@ class Plan:
     include_usage: bool = False
 
     @property
+    def priority(self) -> int:
+        """Of all its queries."""
+        return self.queries[0].priority
+
+    @property
     def prompt_tokens(self) -> int:
         return sum(len(query.prompt) for query in self.queries)
 
@@ -139,6 +144,7 @@ class Planner:
             max_tokens=self._max_tokens(limit, len(prompt), prompt_field),
             stop=request.stop,
             n=request.n,
+            priority=request.priority,
             cache_salt=request.cache_salt,
             # A search's tokens are not the answer's before the search is over, or commits them.
             stream=request.stream and (params.method in ("sample", "greedy") or params.commit),

@@ -100,7 +100,7 @@ class Api:
                 answers.append(event)
 
         try:
-            with self.admission.admit(len(plan.queries)) as tickets:
+            with self.admission.admit(len(plan.queries), plan.priority) as tickets:
                 await generation.run(tickets, keep)
         except SearchFailed as failure:
             note_failure(failure, exchange.id)

@@ -75,6 +75,8 @@ class GenerationRequest(BaseModel):
     """A trajectory ends before any of these."""
     seed: int | None = None
     """Makes the search repeatable; drawn at random when absent."""
+    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] = 0
+    """Lower numbers are handled earlier (vLLM's field); it never changes a result."""
     cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Only requests with the same salt share the KV of what their prompts have in common (vLLM's
     field)."""
@@ -102,6 +104,7 @@ class GenerationRequest(BaseModel):
 
     @field_validator(
         "n",
+        "priority",
         "stream",
         "top_p",
         "top_k",

@@ -170,7 +170,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Admitted before the headers are out: a full queue is still a plain 503.
-        with self._admission.admit(len(self._plan.queries)) as tickets:
+        with self._admission.admit(len(self._plan.queries), self._plan.priority) as tickets:
             start = {"type": "http.response.start", "status": 200, "headers": _HEADERS}
             await send(start)
             await while_connected(receive, self._metrics, self._send(tickets, send))

@@ -255,8 +255,11 @@ class Engine:
         copies: Copies = []
         batch: list[tuple[Run, Rows]] = []
         mine = [run for run in self._seating.runs if run.model == name]
+        parked = self._preemption.first_parked(name)
 
         def admit(run: Run, count: int) -> bool:
+            if run.parked or (parked is not None and run.rank > parked):
+                return False
             try:
                 copies.extend(run.branch.grow(count))
             except KVExhausted:

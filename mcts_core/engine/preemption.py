@@ -15,11 +15,14 @@ from mcts_core.search.work import Failed
 class Preemption:
     """Room for runs that find none.
 
-    The cached beginnings of prompts go first; the pool does that by itself. Then the states that
-    were not used for longest give up their KV: what goes on from one later computes it again from
-    its nearest ancestor that has some. When only runs are left and none can move, the newest
-    requests' runs give way and begin again later. The oldest run always gets on; so all runs come
-    to their end, except one that does not fit into an otherwise empty pool.
+    The cached beginnings of prompts go first; the pool does that by itself. Then it is taken from
+    the requests of the lowest priority: their states give up their KV, the one that was not used
+    for longest first (what goes on from one later computes it again from its nearest ancestor that
+    has some), then their runs, the newest first. Among equals, runs give way only when none can
+    move. A run that gave way is *parked*: it begins again when there is room for it, and until then
+    nothing that ranks behind it in its model goes on. So the run that ranks first always gets on,
+    whoever comes after it, and all runs come to their end, except one that does not fit into an
+    otherwise empty pool.
     """
 
     def __init__(self, seating: Seating) -> None:
@@ -27,21 +30,28 @@ class Preemption:
         self._pressed: set[str] = set()
         """Models in which a run found no room in the last step."""
 
+    def first_parked(self, model: str) -> tuple[int, int, int] | None:
+        """The rank of the model's first parked run; None without one."""
+        return min((run.rank for run in self._seating.parked if run.model == model), default=None)
+
     def make_room(self, sessions: Iterable[Session], run: Run, count: int) -> bool:
-        """Evicts the coldest states until the run can grow by `count` tokens; False if that is not
-        enough."""
-        pool = run.branch.pool
-        while run.branch.missing(count) > pool.available:
-            freed = False
-            for branch in _idle(sessions, pool):
-                if branch.give_up is not None and branch.frees():
-                    branch.give_up()
-                    freed = True
-                    if run.branch.missing(count) <= pool.available:
-                        break
-            if not freed:
-                return False
-        return True
+        """Takes KV from requests of the same priority and below until the run can grow by `count`
+        tokens; False if that is not enough."""
+        own = run.job.session.priority
+        by_priority: dict[int, list[Session]] = {}
+        for session in sessions:
+            by_priority.setdefault(session.priority, []).append(session)
+        for priority in sorted(by_priority, reverse=True):
+            if priority < own:
+                break
+            while not _evict(by_priority[priority], run, count):
+                last = self._last(run.model, priority) if priority > own else None
+                if last is None:
+                    break
+                self._park(last)
+            else:
+                return True
+        return False
 
     def resume(self) -> None:
         """Begins parked runs again, oldest first, where there is room for all that they lack and a
@@ -65,10 +75,11 @@ class Preemption:
         if progress:
             return
         for model in self._pressed | {run.model for run in self._seating.parked}:
-            waiting = sorted(
-                (*(run for run in stalled if run.model == model), *self._waiting(model)),
-                key=lambda run: run.rank,
-            )
+            # Nothing moves: every run waits, for room or behind a parked one.
+            running = (run for run in self._seating.runs if run.model == model)
+            waiting = sorted((*running, *self._waiting(model)), key=lambda run: run.rank)
+            if not waiting:
+                continue
             first = waiting[0]
             holding = [run for run in waiting[1:] if run.branch.blocks]
             if holding:
@@ -85,12 +96,23 @@ class Preemption:
         parked = (run for run in self._seating.parked if run.model == model)
         return sorted(parked, key=lambda run: run.rank)
 
+    def _last(self, model: str, priority: int) -> Run | None:
+        """Of this priority's runs, the one that ranks last of those that hold blocks."""
+        runs = (
+            run
+            for run in self._seating.runs
+            if run.model == model and run.job.session.priority == priority and run.branch.blocks
+        )
+        return max(runs, key=lambda run: run.rank, default=None)
+
     def _park(self, run: Run) -> None:
+        run.parked = True
         run.branch.release()
         self._seating.runs.remove(run)
         self._seating.parked.append(run)
 
     def _unpark(self, run: Run) -> None:
+        run.parked = False
         self._seating.parked.remove(run)
         self._seating.runs.append(run)
 
@@ -107,6 +129,23 @@ class Preemption:
         if run in self._seating.parked:
             self._unpark(run)
         return True
+
+
+def _evict(sessions: Sequence[Session], run: Run, count: int) -> bool:
+    """Evicts the coldest states of these requests until the run can grow by `count` tokens; False
+    if that is not enough."""
+    pool = run.branch.pool
+    while run.branch.missing(count) > pool.available:
+        freed = False
+        for branch in _idle(sessions, pool):
+            if branch.give_up is not None and branch.frees():
+                branch.give_up()
+                freed = True
+                if run.branch.missing(count) <= pool.available:
+                    break
+        if not freed:
+            return False
+    return True
 
 
 def _idle(sessions: Iterable[Session], pool: BlockPool) -> list[Branch]:

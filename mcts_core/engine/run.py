@@ -43,6 +43,8 @@ class Run(Pending):
     """States along the sequence that are to be seated here, shortest first."""
     decode: Decode | None = None
     compute_last: bool = True
+    parked: bool = False
+    """It gave up its KV because the pool is full; it begins again later."""
     evicted: Sequence[Seat] = ()
     """Seats on the way whose KV is computed again, and given back to them."""
     seat: Seat | None = None
@@ -68,9 +70,11 @@ class Run(Pending):
         return other
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """Who comes first when room is short: the request that came first, its oldest job."""
-        return self.job.session.place, self.job.place
+    def rank(self) -> tuple[int, int, int]:
+        """Who comes first when room is short: by priority, then the request that came first, then
+        its oldest job."""
+        session = self.job.session
+        return session.priority, session.place, self.job.place
 
     @property
     def prompt_length(self) -> int:

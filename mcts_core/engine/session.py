@@ -38,6 +38,8 @@ class Session:
     deadline: float | None = None
     """When its search must have ended (the same clock)."""
     begun: float | None = None
+    priority: int = 0
+    """Requests of a lower number are computed first, and keep their KV longest."""
     cache_salt: str | None = None
     """Only prompts with the same salt share their KV with this one."""
     place: int = 0

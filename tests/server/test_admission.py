@@ -1,4 +1,4 @@
-"""The queue: first come, first served, bounded, and never leaking a place."""
+"""The queue: by priority, then first come, first served; bounded, and never leaking a place."""
 
 from __future__ import annotations
 
@@ -24,6 +24,27 @@ async def test_places_go_to_the_first_who_came() -> None:
 
     await asyncio.gather(*map(search, "abc"))
     assert order == ["a", "b", "c"]
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_lower_priority_numbers_are_called_first_and_equals_in_their_order() -> None:
+    admission = Admission(max_running=1, max_waiting=9)
+    order: list[str] = []
+
+    async def search(name: str, priority: int) -> None:
+        with admission.admit(1, priority) as (ticket,):
+            await ticket.turn()
+            order.append(name)
+            await asyncio.sleep(0)
+
+    with admission.admit(1):
+        named = {"a": 0, "b": 3, "c": -1, "d": 0, "e": 3, "f": -1}
+        waiting = [asyncio.create_task(search(name, each)) for name, each in named.items()]
+        await asyncio.sleep(0)
+        waiting[3].cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert order == ["c", "f", "a", "b", "e"]
     assert (admission.running, admission.waiting) == (0, 0)
 
 

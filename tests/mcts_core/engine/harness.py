@@ -87,8 +87,12 @@ class Running:
         blocks: int = 400,
         block_size: int = 4,
         max_tokens: int = 2048,
+        slice_tokens: int = 64,
         prefix_cache: bool = True,
+        start: bool = True,
     ) -> None:
+        """Without `start`, `start()` is called by the test: what was submitted before is begun in
+        one step."""
         torch.manual_seed(1)
         heads = {name: Head(32, 8) for name in CRITICS}
         trunk_heads = {name: heads[name] for name, model in CRITICS.items() if model == "policy"}
@@ -110,10 +114,14 @@ class Running:
         self.engine = Engine(
             self.residents,
             jobs,
-            lambda: Scheduler(max_tokens, min(64, max_tokens)),
+            lambda: Scheduler(max_tokens, min(slice_tokens, max_tokens)),
             attention=CPU.name,
             threads=1,
         )
+        if start:
+            self.start()
+
+    def start(self) -> None:
         self.engine.start()
 
     def begin(
@@ -122,10 +130,13 @@ class Running:
         listener: Callable[[Any], None],
         deadline: float | None = None,
         salt: str | None = None,
+        priority: int = 0,
     ) -> Session:
         now = time.monotonic()
         limit = None if deadline is None else now + deadline
-        session = Session(Scripted(plan), Account(), listener, now, limit, cache_salt=salt)
+        session = Session(
+            Scripted(plan), Account(), listener, now, limit, cache_salt=salt, priority=priority
+        )
         self.engine.submit(session)
         return session
 

@@ -63,3 +63,41 @@ def test_prompts_are_cut_at_the_same_places_whatever_the_load() -> None:
             prompt.branch.grow(start)
             picked = scheduler.pick([*beside, prompt], lambda run, count: True)
             assert {cut for run, cut in picked if run is prompt} <= {count}
+
+
+def test_a_lower_priority_number_has_what_it_wants_of_a_step_and_others_the_rest() -> None:
+    pool = BlockPool(50)
+    broad, urgent, least = request(pool, *[1] * 9), request(pool, *[1] * 3), request(pool, 1)
+    for runs, priority in ((broad, 4), (urgent, -2), (least, 9)):
+        runs[0].job.session.priority = priority
+    for budget, picked in ((2, urgent[:2]), (5, [*urgent, *broad[:2]]), (99, None)):
+        entries = Scheduler(budget, 1).pick([*least, *broad, *urgent], lambda run, count: True)
+        assert [run for run, _ in entries] == (picked or [*urgent, *broad, *least])
+
+
+def test_who_has_waited_for_longest_begins_whoever_comes_and_goes() -> None:
+    pool = BlockPool(50)
+    scheduler = Scheduler(2, 1)
+    crowd = [request(pool, 1)[0] for _ in range(5)]
+    waited = dict.fromkeys(crowd, 0)
+    for step in range(40):
+        picked = {run for run, _ in scheduler.pick(crowd, lambda run, count: True)}
+        for run in crowd:
+            waited[run] = 0 if run in picked else waited[run] + 1
+        assert max(waited.values()) <= 3
+        # One leaves and another comes, now before and now behind those who wait.
+        waited.pop(crowd.pop(step % 5))
+        crowd.insert(3 * step % 5, request(pool, 1)[0])
+        waited[crowd[3 * step % 5]] = 0
+
+
+def test_slices_and_single_tokens_do_not_stop_each_other() -> None:
+    pool = BlockPool(50)
+    scheduler = Scheduler(8, 8)
+    prompts, drawn = [request(pool, 8)[0] for _ in range(4)], request(pool, *[1] * 8)
+    seen = [
+        {run for run, _ in scheduler.pick([*prompts, *drawn], lambda run, count: True)}
+        for _ in range(16)
+    ]
+    assert sum(1 for picked in seen if picked == set(drawn)) == 8
+    assert all(sum(1 for picked in seen if picked == {prompt}) == 2 for prompt in prompts)
