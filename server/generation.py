@@ -14,7 +14,7 @@ from mcts_core.search.search import SearchFailed, Trajectory
 from server.admission import Ticket
 from server.metrics import Metrics
 from server.plan import Plan
-from server.responses import SearchReport, Usage
+from server.responses import PromptTokensDetails, SearchReport, Usage
 from server.search_report import report
 
 
@@ -26,6 +26,8 @@ class Answer:
     """Index of the prompt in the request."""
     trajectories: tuple[Trajectory, ...]
     report: SearchReport
+    cached_tokens: int
+    """Of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,12 @@ class Generation:
         self._metrics.searched(reply, len(query.prompt), waited)
         suffix = f"-{prompt}" if len(self._plan.queries) > 1 else ""
         search_id = f"search-{self._plan.id.partition('-')[2]}{suffix}"
-        return Answer(prompt, reply.result.trajectories, report(reply, search_id, waited))
+        return Answer(
+            prompt,
+            reply.result.trajectories,
+            report(reply, search_id, waited),
+            reply.account.prompt_cached or 0,
+        )
 
 
 def note_failure(failure: SearchFailed, request_id: str) -> None:
@@ -113,6 +120,9 @@ def usage(plan: Plan, answers: Sequence[Answer]) -> Usage:
         prompt_tokens=plan.prompt_tokens,
         completion_tokens=returned,
         total_tokens=plan.prompt_tokens + returned,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=sum(answer.cached_tokens for answer in answers)
+        ),
     )
 
 

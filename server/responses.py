@@ -126,11 +126,17 @@ class SearchReport(BaseModel):
     tree: list[dict[str, Any]] | None
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
+    """Prompt tokens whose KV an earlier request had left."""
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     """Tokens that the client sees; what the search has spent stands in `search.tokens`."""
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class CompletionLogprobs(BaseModel):

@@ -178,6 +178,9 @@ class Seating:
         elif not run.job.session.ended:
             self.attach(run)
             self.runs.append(run)
+            account = run.job.session.account
+            if run.model == POLICY and base is None and account.prompt_cached is None:
+                account.prompt_cached = run.branch.length
 
     def _beginning(self, run: Run) -> Branch:
         """A branch over the blocks in which earlier prompts begin like this run's."""

@@ -267,6 +267,9 @@ class Account:
     """Tokens that the request pays for, the sum of what its pieces of work spent: those computed by
     all models, and those of a prompt whose KV an earlier request had left; but not those that were
     computed again because a pool was full. It does not depend on other requests."""
+    prompt_cached: int | None = None
+    """Tokens of the prompt whose policy KV an earlier request had left; None before it was looked
+    for. They are part of `policy.cached`."""
     model_seconds: float = 0.0
     """Wall time of the engine steps that this request took part in."""
     blocks_peak: int = 0

@@ -46,7 +46,8 @@ def test_streamed_completions_are_the_whole_ones(client: openai.OpenAI, model: s
     check_search(content[-1].search)
     assert without_times(content[-1].search) == without_times(whole.search)
     assert last.choices == []
-    assert last.usage == whole.usage
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert getattr(last.usage, name) == getattr(whole.usage, name)
     assert all(chunk.usage is None for chunk in content)
     assert {(chunk.id, chunk.object, chunk.created, chunk.model) for chunk in chunks} == {
         (chunks[0].id, "text_completion", chunks[0].created, model)
