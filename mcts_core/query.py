@@ -87,6 +87,10 @@ class PoolGauge:
     """Nobody refers to them; they hold beginnings of prompts that may come again."""
     found_tokens: int
     """Tokens whose KV was found by their prompt's beginning, since the start."""
+    tokens: int
+    """That the pool has room for."""
+    bytes: int
+    """Memory of the pool."""
 
 
 @dataclass(frozen=True, slots=True)

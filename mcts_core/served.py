@@ -12,12 +12,15 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import structlog
+
 from critics.card import CriticCard
 from critics.critic import Critic
 from mcts_core.attention import choose
 from mcts_core.attention.interface import CHUNK_TOKENS
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
+from mcts_core.engine.pools import fit_pools
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.scoring import Scoring
@@ -34,6 +37,8 @@ from mcts_core.search import methods
 from mcts_core.search.parameters import Method, SearchParameters
 from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import Account
+
+_log = structlog.get_logger(__name__)
 
 Progress = Callable[[str, float], None]
 """Called with what is being loaded and the share that is done, 0 to 1."""
@@ -247,6 +252,7 @@ def load(
     dtype: str = AUTO,
     download: bool = False,
     pool_tokens: int | None = None,
+    kv_memory_share: float | None = None,
     block_size: int = 16,
     threads: int | None = None,
     max_batch_rows: int = 2048,
@@ -258,12 +264,13 @@ def load(
 
     `device` and `dtype` are names of `models.precision`, which says what `auto` is. `download`
     says whether parts that the manifest names by their ids on the hub may be fetched.
-    `pool_tokens` is the size of each model's KV pool in tokens. `max_batch_rows` bounds the tokens
-    of one forward. `prefix_cache` keeps prompts' KV for later ones. `attention` names the backend.
-    `threads` is by default 1 for small models, else the largest power of two within the cores: work
-    is then cut at whole vector registers, which keeps results repeatable.
-    Raises `AttentionRefused`, `ManifestError`, `ModelRefused`, `CriticError`, `OSError` or
-    `ValueError`, each with a message for the person who starts the server.
+    `pool_tokens` is the size of each model's KV pool in tokens; without it, the pools take
+    `kv_memory_share` of the memory beside the models (`engine.pools`). `max_batch_rows` bounds the
+    tokens of one forward. `prefix_cache` keeps prompts' KV for later ones. `attention` names the
+    backend. `threads` is by default 1 for small models, else the largest power of two within the
+    cores: work is then cut at whole vector registers, which keeps results repeatable.
+    Raises `AttentionRefused`, `ManifestError`, `ModelRefused`, `CriticError`, `PoolsTooSmall`,
+    `OSError` or `ValueError`, each with a message for the person who starts the server.
     """
     place = device_of(device)
     tell = on_progress or (lambda what, share: None)
@@ -277,8 +284,10 @@ def load(
     cards = {name: critic.card for name, critic in critics.items()}
     if block_size < 1:
         raise ValueError(f"a KV block of {block_size} tokens cannot hold anything")
-    blocks = (pool_tokens or 65_536) // block_size + 1
-    if (blocks - 1) * block_size < _LEAST_POOL + 2 * block_size:
+    least = _LEAST_POOL + 2 * block_size
+    # The pools are sized once the models are there, unless their size is given.
+    blocks = -(-least // block_size) + 1 if pool_tokens is None else pool_tokens // block_size + 1
+    if (blocks - 1) * block_size < least:
         raise ValueError(
             f"a KV pool of {pool_tokens} tokens is too small: give it {_LEAST_POOL} tokens and two "
             f"blocks of {block_size} at least"
@@ -311,6 +320,16 @@ def load(
     tell("engine", len(parts) / (len(parts) + 1))
     vocabulary = residents[POLICY].vocabulary
     context = residents[POLICY].context_length
+    slice_tokens = _slice_tokens(max_batch_rows)
+    if pool_tokens is None:
+        fit_pools(
+            residents,
+            place,
+            share=kv_memory_share,
+            context=context,
+            max_batch_rows=max_batch_rows,
+            slice_tokens=slice_tokens,
+        )
     seating = Seating(residents, context, prefix_cache=prefix_cache)
     jobs = Jobs(
         seating,
@@ -323,11 +342,14 @@ def load(
     engine = Engine(
         residents,
         jobs,
-        lambda: Scheduler(max_batch_rows, _slice_tokens(max_batch_rows)),
+        lambda: Scheduler(max_batch_rows, slice_tokens),
         attention=backend.name,
         threads=threads or _threads(residents.values()),
     )
     engine.start()
+    pools = engine.gauges().pools
+    for part, pool in pools.items():
+        _log.info("kv pool", model=part, blocks=pool.total, tokens=pool.tokens, bytes=pool.bytes)
     tell("ready", 1.0)
     return ServedModel(
         name,
@@ -337,7 +359,7 @@ def load(
         critics=cards,
         vocabulary=vocabulary,
         context_length=context,
-        pool_tokens=(blocks - 1) * block_size,
+        pool_tokens=pools[POLICY].tokens,
         parameters={
             part: resident.parameters
             + sum(weight.numel() for weight in critics[part].head.parameters())

@@ -50,6 +50,7 @@ def _load(settings: Settings, reference: str, progress: model.Progress) -> Serve
         dtype=settings.dtype,
         download=settings.download,
         pool_tokens=settings.pool_tokens,
+        kv_memory_share=settings.kv_memory_share,
         threads=settings.threads,
         max_batch_rows=settings.max_batch_rows,
         prefix_cache=settings.prefix_cache,

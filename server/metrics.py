@@ -186,12 +186,24 @@ class _Engine(Collector):
             "Prompt tokens whose KV an earlier request had left.",
             labels=["model_name", "pool"],
         )
+        room = GaugeMetricFamily(
+            "mcts_kv_pool_tokens",
+            "Tokens that a model's KV pool has room for.",
+            labels=["model_name", "pool"],
+        )
+        memory = GaugeMetricFamily(
+            "mcts_kv_pool_bytes", "Memory of a model's KV pool.", labels=["model_name", "pool"]
+        )
         for pool, gauge in gauges.pools.items():
+            room.add_metric([self._name, pool], gauge.tokens)
+            memory.add_metric([self._name, pool], gauge.bytes)
             for state in ("free", "held", "cached"):
                 blocks.add_metric([self._name, pool, state], getattr(gauge, state))
             usage.add_metric([self._name, pool], gauge.held / gauge.total if gauge.total else 0.0)
             found.add_metric([self._name, pool], gauge.found_tokens)
         yield blocks
+        yield room
+        yield memory
         yield usage
         yield found
         yield self._gauge("engine_batch_size", "Rows of the engine's last step.", gauges.last_rows)

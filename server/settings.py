@@ -44,7 +44,12 @@ class Settings(BaseSettings):
     device: str = _field("Model", "cpu", "'cpu', 'cuda', 'cuda:1' or 'auto': CUDA if there is any.")
     dtype: str = _field("Model", "auto", "'auto', 'float32', 'bfloat16' or 'float16'.")
     pool_tokens: Positive | None = _field(
-        "Model", None, "Tokens of KV cache for each model. Default: 65536."
+        "Model", None, "Tokens of KV cache for each model. Default: as the memory allows."
+    )
+    kv_memory_share: Annotated[float, Field(gt=0, le=1)] | None = _field(
+        "Model",
+        None,
+        "Share of the memory beside the models for KV. Default: 0.9 on CUDA, else 0.5.",
     )
     threads: Positive | None = _field(
         "Model", None, "CPU threads of the engine. Default: 1 for small models, else by the cores."

@@ -112,7 +112,15 @@ class Engine:
         for name, resident in self._residents.items():
             pool = resident.pool
             total, free, cached = pool.total - pool.pinned, pool.free, pool.cached
-            pools[name] = PoolGauge(total, free, total - free - cached, cached, pool.found_tokens)
+            pools[name] = PoolGauge(
+                total,
+                free,
+                total - free - cached,
+                cached,
+                pool.found_tokens,
+                tokens=total * pool.block_size,
+                bytes=resident.storage.bytes,
+            )
         return EngineGauges(
             waiting=sum(1 for kind, _ in tuple(self._inbox) if kind == "begin"),
             running=len(self._sessions),

@@ -99,6 +99,13 @@ class Resident:
         its computation may begin with what others have computed."""
         return tokens - tokens % lcm(self.pool.block_size, CHUNK_TOKENS)
 
+    def resize(self, blocks: int) -> None:
+        """A new, empty pool of so many blocks. Raises `ValueError` while one is held."""
+        if self.pool.held:
+            raise ValueError(f"{self.pool.held} blocks of the pool are held")
+        self.pool = BlockPool(blocks, self.pool.block_size)
+        self.storage.resize(blocks)
+
     @property
     def parameters(self) -> int:
         """Of the model, heads aside."""

@@ -34,7 +34,10 @@ class KVStorage:
         `slots` `[tokens]`; returns the layer's whole tensors as blocks,
         `[kv_heads, blocks, block_size, dim]`."""
         if layer not in self._layers:
-            self._layers[layer] = (self._empty(keys), self._empty(values))
+            self._layers[layer] = (
+                self._empty(keys.shape[0], keys.shape[-1]),
+                self._empty(values.shape[0], values.shape[-1]),
+            )
         stored_keys, stored_values = self._layers[layer]
         stored_keys.index_copy_(1, slots, keys)
         stored_values.index_copy_(1, slots, values)
@@ -65,6 +68,22 @@ class KVStorage:
             for tensor in pair
         )
 
+    def resize(self, blocks: int) -> None:
+        """Room for so many blocks, empty, in all layers that were written before."""
+        shapes = {
+            layer: [(tensor.shape[0], tensor.shape[-1]) for tensor in pair]
+            for layer, pair in self._layers.items()
+        }
+        self._layers.clear()  # first: there may be no room for both
+        self.blocks = blocks
+        for layer, (keys, values) in shapes.items():
+            self._layers[layer] = (self._empty(*keys), self._empty(*values))
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of all layers that were written before."""
+        return self.bytes // (self.blocks * self.block_size)
+
     @property
     def bytes(self) -> int:
         """Memory of all layers' tensors."""
@@ -77,6 +96,6 @@ class KVStorage:
     def _blocks(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.view(tensor.shape[0], self.blocks, self.block_size, tensor.shape[-1])
 
-    def _empty(self, like: torch.Tensor) -> torch.Tensor:
-        shape = (like.shape[0], self.blocks * self.block_size, like.shape[-1])
+    def _empty(self, heads: int, dim: int) -> torch.Tensor:
+        shape = (heads, self.blocks * self.block_size, dim)
         return torch.zeros(shape, dtype=self._dtype, device=self._device)

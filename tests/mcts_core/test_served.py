@@ -26,6 +26,7 @@ from critics.card import CriticError
 from critics.head import Head, card_of, save_head
 from mcts_core import served
 from mcts_core.attention import AttentionRefused
+from mcts_core.kv.sizing import PoolsTooSmall
 from mcts_core.models.manifest import ManifestError
 from mcts_core.query import Query, QueryError, Reply, TokenEvent
 from mcts_core.search.parameters import SearchParameters
@@ -311,6 +312,22 @@ async def test_a_transformers_classifier_is_a_critic(tmp_path: Path, kind: Any) 
 def test_a_pool_that_holds_nothing_is_refused(folder: Path, setting: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="KV"):
         load(folder, **setting)
+
+
+def test_pools_follow_the_memory_unless_their_size_is_given(folder: Path) -> None:
+    sized = load(folder, pool_tokens=None)
+    for pool in sized.gauges().pools.values():
+        assert pool.tokens == 65_536
+        assert pool.bytes % (65_536 + 16) == 0
+    sized.close()
+    given = load(folder, pool_tokens=1024, kv_memory_share=1e-9)
+    assert {pool.tokens for pool in given.gauges().pools.values()} == {1024}
+    given.close()
+
+
+def test_memory_for_less_than_one_context_is_refused_by_the_settings_names(folder: Path) -> None:
+    with pytest.raises(PoolsTooSmall, match=r"128 tokens.*'kv_memory_share'.*'pool_tokens'"):
+        load(folder, pool_tokens=None, kv_memory_share=1e-9)
 
 
 def test_attention_that_cannot_work_here_is_refused(folder: Path) -> None:

@@ -68,6 +68,14 @@ def test_the_gauges_describe_the_pools(http: httpx.Client) -> None:
     pools = {dict(labels)["pool"] for name, labels in samples if name == "mcts_kv_blocks"}
     assert "policy" in pools
     for pool in pools:
+        blocks = sum(
+            value(samples, "mcts_kv_blocks", pool=pool, state=state)
+            for state in ("free", "held", "cached")
+        )
+        tokens = value(samples, "mcts_kv_pool_tokens", pool=pool)
+        assert tokens == blocks * 16
+        per_token, rest = divmod(value(samples, "mcts_kv_pool_bytes", pool=pool), tokens + 16)
+        assert (per_token > 100, rest) == (True, 0), "one block more is pinned"
         assert value(samples, "mcts_kv_blocks", pool=pool, state="free") > 0
         assert value(samples, "mcts_kv_cache_usage_ratio", pool=pool) == 0
 
