@@ -133,11 +133,7 @@ class ServedModel:
                 raise QueryError(
                     f"search.critics.{critic}", f"this model has no such critic; it has: {known}"
                 )
-        actions = self._actions(query)
-        if actions and query.search.rollouts.count:
-            raise QueryError(
-                "search.rollouts.count", "rollouts do not keep to 'search.actions': use 0"
-            )
+        self._actions(query)
         if query.search.rollouts.count and self._manifest.rollout is None:
             raise QueryError("search.rollouts.count", "this model has no rollout model: use 0")
 

@@ -233,7 +233,7 @@ class Jobs:
         self.scoring.catch_up(job, parent, work.critics)
         seat = self.seating.seat(job, parent, ROLLOUT)
         yield [seat]
-        decode = self._decode(job, parent, work, draws=(work.key[1],))
+        decode = self._decode(job, parent, work, draws=(work.key[1],), actions=work.actions)
         run = self.seating.extend(job, parent, seat, ROLLOUT, decode, compute_last=False)
         yield [run]
         assert decode.finish is not None

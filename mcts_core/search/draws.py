@@ -14,6 +14,7 @@ class Draws:
     """What the request says of options: where they end, how they are sampled, or which they are."""
 
     __slots__ = (
+        "_actions_to_end",
         "_boundary",
         "_greedy",
         "_max_depth",
@@ -28,6 +29,7 @@ class Draws:
         parameters = task.parameters
         self.actions = task.actions
         """The only options that there are, as token ids; empty where any text is one."""
+        self._actions_to_end = task.actions_to_end
         self._boundary = Boundary() if task.actions else boundary(parameters.step)
         self._greedy = replace(task.sampling, temperature=0.0)
         self._sampled = replace(
@@ -76,14 +78,8 @@ class Draws:
             Boundary(),
             self._max_tokens - node.length,
             self._stop,
-            actions=self.actions_to_end(node),
+            actions=self._actions_to_end(node.depth),
         )
-
-    def actions_to_end(self, node: Node) -> Actions | None:
-        """A whole trajectory's actions from `node` on, where options are actions."""
-        if not self.actions:
-            return None
-        return Actions(self.actions, max(1, self._max_depth - node.depth))
 
     def end(self, node: Node, option: Option, limit: int, *, whole: bool = False) -> End | None:
         """Why nothing follows an `option` below `node` that was drawn with the `limit` of tokens;

@@ -43,6 +43,7 @@ class Evaluation:
     """
 
     __slots__ = (
+        "_actions_to_end",
         "_asked",
         "_max_tokens",
         "_outbox",
@@ -58,6 +59,7 @@ class Evaluation:
 
     def __init__(self, task: Task, outbox: list[Work]) -> None:
         parameters = task.parameters
+        self._actions_to_end = task.actions_to_end
         self._asked = tuple(parameters.critics)
         self._weights = tuple((name, w) for name, w in parameters.critics.items() if w > 0)
         self._outcome_critics = task.outcome_critics
@@ -260,6 +262,7 @@ class Evaluation:
         """Scores `node` by the mean outcome of fast completions; those that fail do not count."""
         assert node.state is not None
         limit = min(self._rollouts.max_tokens, self._max_tokens - node.length)
+        actions = self._actions_to_end(node.depth)
         outcomes = yield tuple(
             Rollout(
                 node.state,
@@ -268,6 +271,7 @@ class Evaluation:
                 limit,
                 self._stop,
                 critics,
+                actions,
             )
             for index in range(self._rollouts.count)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mcts_core.search.parameters import SearchParameters
-from mcts_core.search.work import Sampling
+from mcts_core.search.work import Actions, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +29,9 @@ class Task:
     """Whether there is a rollout model."""
     actions: tuple[tuple[int, ...], ...] = ()
     """Token ids of `search.actions`; without any, the step rule says what an option is."""
+
+    def actions_to_end(self, depth: int) -> Actions | None:
+        """What is left of a trajectory at `depth` as a run of actions; None without any."""
+        if not self.actions:
+            return None
+        return Actions(self.actions, max(1, self.parameters.max_depth - depth))

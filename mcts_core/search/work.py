@@ -138,6 +138,8 @@ class Rollout:
     max_tokens: int = 128
     stop: tuple[str, ...] = ()
     critics: Critics = ()
+    actions: Actions | None = None
+    """The completion is a run of these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class Sample(TreeSearch):
             self._task.max_tokens,
             self._task.stop,
             stream=index if self._task.stream else None,
-            actions=self._expansion.draws.actions_to_end(tree.root),
+            actions=self._task.actions_to_end(tree.root.depth),
         )
         try:
             child = yield from self._expansion.complete(tree, tree.root, work, self.name)

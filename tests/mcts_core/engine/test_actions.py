@@ -3,29 +3,39 @@ offered twice, or one whose probability is not the policy's."""
 
 from __future__ import annotations
 
+import threading
+import time
 from math import exp
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcts_core import served
 from mcts_core.engine.actions import ActionFilter
 from mcts_core.engine.sampler import Draw, sample
+from mcts_core.engine.session import Session
 from mcts_core.search.work import (
+    Account,
     Actions,
     Extend,
     Extended,
     Open,
     Opened,
     Option,
+    Outcome,
+    RolledOut,
+    Rollout,
     Sampling,
     Sibling,
 )
-from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running
-from tests.mcts_core.engine.test_engine import PROMPT
+from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running, Scripted
+from tests.mcts_core.engine.test_engine import PROMPT, facts, tree
 from tests.mcts_core.models_zoo import make
 
+DEMO = Path(__file__).parents[3] / "demo" / "checkpoints"
 MOVES = ((5, 6), (5, 7, 8), (9,), (10, 11, 12))
 
 
@@ -138,3 +148,124 @@ def test_a_run_ends_with_its_last_action_a_stop_string_or_the_end_token(running:
     assert [option.tokens for option in found] == [(20, 21) * 3, (20, 21, 20), (20, END_TOKEN)]
     assert [option.finish for option in found] == ["step", "stop", "eos"]
     running.idle()
+
+
+def completions(into: list[Outcome], actions: Actions, sampling: Sampling, limit: int) -> Plan:
+    """Eight rollouts from the prompt at once."""
+    (root,) = yield [Open(PROMPT)]
+    assert isinstance(root, Opened)
+    into += yield [
+        Rollout(root.state, sampling, (0, -1 - n), limit, critics=("orm",), actions=actions)
+        for n in range(8)
+    ]
+
+
+def cut_up(tokens: tuple[int, ...], actions: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
+    """The actions that `tokens` are made of; what is left at the end is the last."""
+    found: list[tuple[int, ...]] = []
+    while tokens:
+        length = next((len(each) for each in actions if tokens[: len(each)] == each), len(tokens))
+        found.append(tokens[:length])
+        tokens = tokens[length:]
+    return found
+
+
+def test_rollouts_are_runs_of_actions_whatever_else_is_in_the_batch(running: Running) -> None:
+    sampling = Sampling(temperature=2.0, top_k=1, min_p=0.9, seed=4)  # only the first applies
+    alone: list[Outcome] = []
+    crowded: list[Outcome] = []
+    running.run(completions(alone, Actions(MOVES, 5), sampling, 40))
+    running.idle()
+    others: list[Outcome] = []
+    running.run(
+        tree(others, 1), completions(crowded, Actions(MOVES, 5), sampling, 40), tree(others, 2)
+    )
+    running.idle()
+    assert facts(crowded) == facts(alone)
+    runs: set[tuple[int, ...]] = set()
+    for outcome in alone:
+        assert isinstance(outcome, RolledOut)
+        made = cut_up(outcome.tokens, MOVES)
+        assert set(made) <= set(MOVES)
+        assert (len(made), outcome.finish) == (5, "step")
+        assert "orm" in outcome.scores
+        runs.add(outcome.tokens)
+    assert len(runs) > 1
+
+
+def test_the_rollout_model_chooses_among_the_actions(running: Running) -> None:
+    found: list[Outcome] = []
+    running.run(completions(found, Actions(MOVES, 2), Sampling(temperature=0.0), 40))
+    model = make("qwen2")
+    expected: tuple[int, ...] = ()
+    for _ in range(2):
+        action: tuple[int, ...] = ()
+        while action not in MOVES:
+            at = len(action)
+            allowed = sorted({move[at] for move in MOVES if move[:at] == action})
+            sequence = torch.tensor([[*PROMPT, *expected, *action]])
+            with torch.no_grad():
+                logits = model(input_ids=sequence, use_cache=False).logits[0, -1]
+            action = (*action, max(allowed, key=lambda token: float(logits[token])))
+        expected = (*expected, *action)
+    for outcome in found:
+        assert isinstance(outcome, RolledOut)
+        assert outcome.tokens == expected
+    running.idle()
+
+
+def test_a_rollout_of_actions_ends_at_its_limit_or_with_the_end_token(running: Running) -> None:
+    cut: list[Outcome] = []
+    ended: list[Outcome] = []
+    sampling = Sampling(temperature=2.0, seed=1)
+    running.run(completions(cut, Actions(((20, 21, 22),), 5), sampling, 7))
+    running.run(completions(ended, Actions(((20, END_TOKEN),), 5), sampling, 7))
+    for outcome in cut:
+        assert isinstance(outcome, RolledOut)
+        assert (outcome.tokens, outcome.finish) == ((20, 21, 22, 20, 21, 22, 20), "length")
+    for outcome in ended:
+        assert isinstance(outcome, RolledOut)
+        assert (outcome.tokens, outcome.finish) == ((20, END_TOKEN), "eos")
+    running.idle()
+
+
+def test_rollouts_of_the_embedded_model_are_lines_of_the_list() -> None:
+    lines = ("13 - 9 = 4 (left: 4 4 10)\n", "10 - 4 = 6 (left: 4 6)\n", "4 * 6 = 24\n", "no\n")
+    model = served.load(DEMO, name="demo", pool_tokens=20_000, threads=1)
+    encode = model.tokenizer.encode_part
+    actions = Actions(tuple(tuple(encode(line)) for line in lines), 3)
+    found: list[Outcome] = []
+
+    def plan() -> Plan:
+        (root,) = yield [Open(tuple(encode("Use 4 9 10 13 to make 24.\n")))]
+        assert isinstance(root, Opened)
+        sampling = Sampling(temperature=3.0, seed=1)
+        found.extend(
+            (
+                yield [
+                    Rollout(
+                        root.state, sampling, (0, -1 - n), 90, critics=("orm",), actions=actions
+                    )
+                    for n in range(12)
+                ]
+            )
+        )
+
+    answered = threading.Event()
+    try:
+        model._engine.submit(
+            Session(Scripted(plan()), Account(), lambda _: answered.set(), time.monotonic())
+        )
+        assert answered.wait(60)
+    finally:
+        model.close()
+    texts: set[str] = set()
+    for outcome in found:
+        assert isinstance(outcome, RolledOut), outcome
+        written = outcome.text.splitlines(keepends=True)
+        assert set(written) <= set(lines)
+        assert (len(written), outcome.finish) == (3, "step")
+        assert "orm" in outcome.scores
+        texts.add(outcome.text)
+    assert len(texts) > 3
+    assert all(pool.held == 0 for pool in model.gauges().pools.values())

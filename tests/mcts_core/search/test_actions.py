@@ -24,8 +24,11 @@ from mcts_core.search.work import (
     Finish,
     Option,
     Outcome,
+    RolledOut,
+    Rollout,
     Sampling,
     TokenLogprob,
+    Work,
 )
 from tests.mcts_core.search.world import EOS, Clock, World, WorldState, drive, noise, text
 
@@ -55,7 +58,7 @@ class Moves(World):
             if actions.each:
                 option = left[index]
             else:
-                option = self._run(work, base, left, (node, draw), actions.count)
+                option = self._run(work.sampling, base, left, (node, draw), actions.count)
             agreed.setdefault(option, []).append(draw)
         options: list[Option] = []
         for tokens, draws in agreed.items():
@@ -72,9 +75,17 @@ class Moves(World):
             )
         return Extended(tuple(options), self._pay(sum(map(len, agreed))))
 
+    def _complete(self, work: Rollout, base: tuple[int, ...]) -> tuple[tuple[int, ...], Finish]:
+        actions = work.actions
+        assert actions is not None, "rollouts keep to the actions"
+        tokens = self._run(work.sampling, base, actions.tokens, work.key, actions.count)
+        if len(tokens) > work.max_tokens:
+            return tokens[: work.max_tokens], "length"
+        return tokens, "eos" if tokens[-1] == EOS else "step"
+
     def _run(
         self,
-        work: Extend,
+        sampling: Sampling,
         base: tuple[int, ...],
         left: Sequence[tuple[int, ...]],
         key: tuple[int, int],
@@ -83,7 +94,7 @@ class Moves(World):
         made: tuple[int, ...] = ()
         for step in range(count):
             weights = [self._weight((*base, *made), action) for action in left]
-            at = noise(work.sampling.seed, key, step) * sum(weights)
+            at = noise(sampling.seed, key, step) * sum(weights)
             index = 0
             while at >= weights[index] and index < len(weights) - 1:
                 at -= weights[index]
@@ -105,9 +116,10 @@ def run(
     shuffle: int | None = None,
     seed: int = 0,
     max_tokens: int = 200,
+    world: Moves | None = None,
     **fields: Any,
 ) -> tuple[SearchResult, Tree, Moves]:
-    world = Moves()
+    world = world or Moves()
     parameters = SearchParameters.model_validate(
         {
             "method": method,
@@ -130,7 +142,7 @@ def run(
         started=clock(),
         outcome_critics=frozenset(("orm",)),
         process_critics=frozenset(),
-        rollouts_available=False,
+        rollouts_available=True,
         actions=actions,
     )
     result = drive(search, world, shuffle=shuffle)
@@ -219,6 +231,49 @@ def test_an_action_that_finds_no_room_is_an_unfinished_end() -> None:
     result, tree, _ = run("mcts", max_tokens=5, fallback=())
     assert all(node.end == "length" for node in tree.walk() if node.length == 5)
     assert result.trajectories[0].finish_reason == "length"
+
+
+class Watched(Moves):
+    """Keeps what its rollouts came to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[tuple[tuple[int, ...], RolledOut]] = []
+
+    def do(self, work: Work) -> Outcome:
+        outcome = super().do(work)
+        if isinstance(work, Rollout):
+            assert isinstance(outcome, RolledOut)
+            self.ends.append((self._tokens(work.state), outcome))
+        return outcome
+
+
+@pytest.mark.parametrize("method", ["mcts", "beam", "dvts", "best_first"])
+def test_rollouts_complete_the_trajectory_with_actions(method: Method) -> None:
+    fields: dict[str, Any] = {"critics": {"orm": 1.0}, "rollouts": {"count": 2}}
+    world = Watched()
+    result, tree, _ = run(method, world=world, **fields)
+    assert world.ends
+    for state, outcome in world.ends:
+        lines = text((*state, *outcome.tokens)[len(world.prompt) :]).splitlines()
+        assert set(lines) <= {"up", "down", "left"}
+        assert (len(lines), outcome.finish) == (4, "step"), "max_depth of them in all"
+    inner = [node for node in tree.walk() if node.depth and node.end is None]
+    assert inner
+    assert all("orm" in node.scores for node in inner), "that is what rollouts are for"
+    again, _, _ = run(method, shuffle=5, **fields)
+    assert again == result
+
+
+def test_a_rollout_ends_with_an_action_that_ends_the_sequence_or_at_its_limit() -> None:
+    world = Watched()
+    fields: dict[str, Any] = {"critics": {"orm": 1.0}}
+    rollouts = {"count": 4, "max_tokens": 7}
+    run("mcts", (*MOVES, (EOS,)), world=world, rollouts=rollouts, **fields)
+    assert {outcome.finish for _, outcome in world.ends} == {"eos", "length", "step"}
+    for _, outcome in world.ends:
+        assert (len(outcome.tokens) == 7) >= (outcome.finish == "length")
+        assert (outcome.tokens[-1] == EOS) == (outcome.finish == "eos")
 
 
 def test_a_threshold_does_not_merge_actions() -> None:

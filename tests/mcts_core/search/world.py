@@ -111,9 +111,7 @@ class World:
                 return self._extend(work)
             case Rollout():
                 base = self._tokens(work.state)
-                tokens, finish, _ = self._write(
-                    base, work.sampling, work.key, Boundary(), work.max_tokens, ()
-                )
+                tokens, finish = self._complete(work, base)
                 end = WorldState((*base, *tokens))
                 scores = self._scores(end, work.critics)
                 return RolledOut(tokens, text(tokens), finish, scores, self._pay(len(tokens)))
@@ -133,6 +131,13 @@ class World:
     def held(self) -> int:
         """States whose KV is held."""
         return sum(not state.released for state in self.opened)
+
+    def _complete(self, work: Rollout, base: tuple[int, ...]) -> tuple[tuple[int, ...], Finish]:
+        """A rollout's tokens below `base`, and why they end."""
+        tokens, finish, _ = self._write(
+            base, work.sampling, work.key, Boundary(), work.max_tokens, ()
+        )
+        return tokens, finish
 
     def _extend(self, work: Extend) -> Outcome:
         base = self._tokens(work.state)
