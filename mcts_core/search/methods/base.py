@@ -95,6 +95,12 @@ class TreeSearch(ABC):
         """Why nothing more should be begun, if so."""
         return self._meter.exhausted(tree, in_flight + 1)
 
+    def good_enough(self, tree: Tree) -> bool:
+        """Whether a terminal has the mixed score of `stop_when.score`."""
+        enough = self._task.parameters.stop_when.score
+        best = tree.best.score if tree.best is not None else None
+        return enough is not None and best is not None and best >= enough
+
     def choose(self, tree: Tree) -> list[Node]:
         """The ends of the trajectories to be returned, best first."""
         return readout.choose(tree, self.readout, self._task.n, self._evaluation, self._poll)

@@ -34,10 +34,10 @@ class Beam(TreeSearch):
         return beam(tree, [tree.root], width, self._expansion, self._evaluation, self._halted)
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
-        """The limit that the beam's next step would have broken."""
-        return self._limit
+        """A terminal that is good enough, or the limit that the beam's next step would break."""
+        return "score" if self.good_enough(tree) else self._limit
 
     def _halted(self, draws: int) -> bool:
         assert self._tree is not None
         self._limit = self._meter.exhausted(self._tree, draws)
-        return self._limit is not None
+        return self.halt(self._tree, 0) is not None

@@ -66,9 +66,7 @@ class BestFirst(TreeSearch):
         parameters, meter = self._task.parameters, self._meter
         if self._evaluation.lost and parameters.fallback:
             return "critic_error"
-        best = tree.best.score if tree.best is not None else None
-        enough = parameters.stop_when.score
-        if best is not None and enough is not None and best >= enough:
+        if self.good_enough(tree):
             return "score"
         if parameters.stop_when.converged:
             if in_flight == 0 and self._take_winners(self._task.n):

@@ -67,7 +67,10 @@ class DVTS(Beam):
         return best[:count]
 
     def _affordable(self, tree: Tree, frontier: list[Node]) -> list[Node]:
-        """As many of the frontier, best first, as one more step of theirs breaks no limit."""
+        """As many of the frontier, best first, as one more step of theirs breaks no limit; none
+        once a terminal is good enough."""
+        if self.good_enough(tree):
+            return []
         width = self._task.parameters.width.beam
         best = ranked(frontier, self._evaluation)
         while best and (limit := self._meter.exhausted(tree, len(best) * width)):

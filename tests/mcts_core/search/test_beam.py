@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-from mcts_core.search.parameters import Budget, SearchParameters, Width
+import pytest
+
+from mcts_core.search.parameters import Budget, Method, SearchParameters, StopWhen, Width
+from mcts_core.search.search import SearchResult
 from mcts_core.search.work import Extend
-from tests.mcts_core.search.world import World, grow, solve
+from tests.mcts_core.search.world import EOS, World, grow, solve
 
 
 def test_a_beam_with_an_exact_critic_solves_the_puzzle() -> None:
@@ -89,3 +92,43 @@ def test_a_beam_stops_at_the_nodes_that_it_may_make() -> None:
     result = solve(World(), parameters)
     assert result.stop_reason == "nodes"
     assert result.trajectories[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("method", ["beam", "dvts", "best_first"])
+def test_a_terminal_that_is_good_enough_ends_the_search(method: Method) -> None:
+    """The policy may give up after any line, so that terminals come at many depths."""
+
+    class Short(World):
+        def _lines(self, tokens: tuple[int, ...]) -> list[tuple[tuple[int, ...], float]]:
+            numbers, begun = self._left(tokens)
+            lines = super()._lines(tokens)
+            if len(numbers) > 1 and not begun and len(tokens) > len(self.prompt):
+                lines.append(((*map(ord, "stop"), EOS), 0.5))
+            return lines
+
+        def _left(self, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+            numbers, begun = super()._left(tokens)
+            return numbers, "" if begun == "stop" else begun
+
+    def search(score: float | None, shuffle: int | None = None) -> tuple[SearchResult, int]:
+        parameters = SearchParameters(
+            method=method,
+            critics={"noise": 1.0},
+            width=Width(beam=4),
+            budget=Budget(simulations=200),
+            stop_when=StopWhen(score=score, converged=False),
+        )
+        world = Short()
+        return solve(world, parameters, shuffle=shuffle), world.spent
+
+    whole, cost = search(None)
+    best = whole.trajectories[0].score
+    assert best is not None
+    assert whole.stop_reason != "score"
+    early, spent = search(0.3)
+    assert early.stop_reason == "score"
+    assert early.fallback is None
+    assert (early.trajectories[0].score or 0.0) >= 0.3
+    assert spent < cost
+    assert search(0.3, shuffle=3)[0] == early
+    assert search(best + 0.01)[0].stop_reason == whole.stop_reason, "nothing was good enough"
