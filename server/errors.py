@@ -101,9 +101,10 @@ def of_validation(error: ValidationError, body: bytes | str) -> ApiError:
     if not first["loc"]:
         return invalid(None, "The body must be a JSON object.", "invalid_value")
     value = json.loads(body, parse_int=float)
-    # A union names a fault for each member; the one that is deepest knows best.
+    # A union names a fault for each member; the one that is deepest knows best, and of those the
+    # one of a member that could read the value.
     paths = [(_path(fault, value), fault) for fault in faults if fault["loc"][0] == first["loc"][0]]
-    path, fault = max(paths, key=lambda pair: len(pair[0]))
+    path, fault = max(paths, key=lambda pair: (len(pair[0]), pair[1]["type"] == "value_error"))
     param = ".".join(path)
     if fault["type"] == "extra_forbidden":
         return invalid(param, f"Unknown field '{param}'.", "unknown_field")

@@ -9,7 +9,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import regex
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Method = Literal[
     "mcts", "beam", "dvts", "best_first", "best_of_n", "self_consistency", "sample", "greedy"
@@ -24,6 +33,14 @@ class Strict(BaseModel):
     """Frozen; an unknown field is an error that names it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _refusal(field: str, message: str) -> ValidationError:
+    """What a validator of a whole object raises when the fault is one of its fields'."""
+    error = PydanticCustomError("value_error", "{message}", {"message": message})
+    return ValidationError.from_exception_data(
+        field, [InitErrorDetails(type=error, loc=(field,), input=None)]
+    )
 
 
 class Budget(Strict):
@@ -86,7 +103,7 @@ class StepPattern(Strict):
         if sum(each is not None for each in given) != 1:
             raise ValueError("give one of 'strings', 'regex' and 'tokens'")
         if self.strings is not None and not self.strings:
-            raise ValueError("'strings' must name at least one string")
+            raise _refusal("strings", "'strings' must name at least one string")
         return self
 
 
@@ -219,7 +236,7 @@ class SearchParameters(Strict):
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
         if self.actions is not None and "step" in self.model_fields_set:
-            raise ValueError("'actions' say what an option is: leave 'step' out")
+            raise _refusal("step", "'actions' say what an option is: leave 'step' out")
         return self
 
     def over(self, preset: SearchParameters) -> SearchParameters:

@@ -44,6 +44,22 @@ def test_every_option_is_one_of_the_actions(http: httpx.Client, method: str) -> 
         assert set(node["text"].splitlines(keepends=True)) <= set(ACTIONS)
 
 
+def test_rollouts_keep_to_the_actions(http: httpx.Client) -> None:
+    search = {
+        "actions": ACTIONS,
+        "max_depth": 3,
+        "critics": {"orm": 1.0},
+        "rollouts": {"count": 2},
+        "budget": {"simulations": 16},
+        "include": ["tree"],
+    }
+    answer = ask(http, search)["search"]
+    assert answer["tokens"]["rollout"]["computed"] > 0
+    unfinished = [node for node in answer["tree"][1:] if node["end"] is None]
+    assert len(unfinished) > 4
+    assert all("orm" in node["scores"] for node in unfinished)
+
+
 def test_priors_of_actions_are_the_policys_whole_probabilities(http: httpx.Client) -> None:
     search = {"actions": ACTIONS, "max_depth": 1, "include": ["root"]}
     answer = ask(http, search, n=len(ACTIONS), logprobs=0)
@@ -66,8 +82,13 @@ def test_priors_of_actions_are_the_policys_whole_probabilities(http: httpx.Clien
         ({"actions": ["a\n", "b\n", "a\n"]}, "search.actions", "twice"),
         ({"actions": ["4 - 1", "4"]}, "search.actions.1", "begins with the tokens"),
         ({"actions": [""]}, "search.actions.0", "at least 1"),
-        ({"actions": ACTIONS, "step": {"until": "token"}}, "search", "leave 'step' out"),
-        ({"actions": ACTIONS, "rollouts": {"count": 1}}, "search.rollouts.count", "use 0"),
+        ({"actions": ACTIONS, "step": {"until": "token"}}, "search.step", "leave 'step' out"),
+        (
+            {"step": {"until": {"strings": []}}},
+            "search.step.until.strings",
+            "at least one string",
+        ),
+        ({"step": {"until": {"strings": ["a"], "tokens": 2}}}, "search.step.until", "give one of"),
         ({"merge": {"state": {"regex": "("}}}, "search.merge.state.regex", "regular expression"),
         ({"backup": "median"}, "search.backup", "max"),
     ],
@@ -123,6 +144,7 @@ def test_states_that_are_declared_the_same_are_grown_once(http: httpx.Client, me
         {"merge": {"by": "embedding", "threshold": 0.02}},
         {"merge": {"state": LEFT}, "backup": "max"},
         {"actions": ACTIONS, "max_depth": 3},
+        {"actions": ACTIONS, "max_depth": 3, "rollouts": {"count": 2}},
     ],
 )
 def test_the_same_seed_gives_the_same_tree(http: httpx.Client, search: Body) -> None:
