@@ -210,3 +210,68 @@ def test_an_exhausted_tree_ends_the_search_before_its_budget() -> None:
     assert result is not None
     assert result.stop_reason == "exhausted"  # type: ignore[union-attr]
     assert {node.text for node in tree.root.children} == {"2+3=5\n", "2*3=6\n", "3-2=1\n"}
+
+
+def statistics(node: Node) -> tuple[object, ...]:
+    return node.visits, node.total, node.value, node.virtual, node.draws, node.merged, node.score
+
+
+def grown_at_random(data: st.DataObject, tree: Tree) -> list[Node]:
+    """Adds nodes of all kinds, in any place, and backs their values up."""
+    nodes = [tree.root]
+    for _ in range(data.draw(st.integers(2, 30))):
+        parent = data.draw(st.sampled_from([node for node in nodes if node.end is None]))
+        if parent.closed:
+            continue
+        end = data.draw(st.sampled_from([None, None, "stop", "length"]))
+        score = data.draw(st.none() | st.sampled_from([0.1, 0.5, 0.5, 0.9]))
+        child = tree.add(parent, option(f"{len(nodes)},"), end, "mcts")
+        child.score = score
+        nodes.append(child)
+        best = None if tree.best is None else tree.best.score
+        if end == "stop" and score is not None and (best is None or score > best):
+            tree.best = child
+        if score is not None:
+            backup(tree, child.path(), score)
+        if data.draw(st.booleans()):
+            closing = data.draw(st.sampled_from(nodes))
+            closing.closed = True
+            tree.settle(closing)
+    return nodes
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_pruning_keeps_what_is_known_of_what_stays(data: st.DataObject) -> None:
+    tree = new_tree()
+    nodes = grown_at_random(data, tree)
+    known = {node: statistics(node) for node in nodes}
+    size, depth, low, high = tree.nodes, tree.depth, tree.low, tree.high
+    found = list(tree.terminals)
+    gone: list[Node] = []
+    base = tree.root
+    while base.children:
+        child = data.draw(st.sampled_from(base.children))
+        beside = {node for node in tree.walk() if base in node.path() and child not in node.path()}
+        gone_now = tree.prune(child)
+        assert len(gone_now) == len(set(gone_now))
+        assert {*gone_now} == beside - {base}, "the siblings, and all below them"
+        gone += gone_now
+        assert tree.pruned == gone
+        base = child
+
+        kept = list(tree.walk())
+        assert {*kept} == {*nodes} - {*gone}
+        assert all(node.pruned == (node in gone) for node in nodes)
+        assert {node: statistics(node) for node in nodes} == known
+        assert (tree.nodes, tree.depth, tree.low, tree.high) == (size, depth, low, high)
+        assert tree.terminals == [node for node in found if node not in gone], "in their order"
+        scored = [node for node in tree.terminals if node.score is not None]
+        assert tree.best is max(scored, key=lambda node: node.score or 0.0, default=None)
+        above = base.path()[:-1]
+        assert all(node.closed and len(node.children) == 1 for node in above)
+        for node in kept:
+            assert node.open == sum(not child.solved for child in node.children)
+            closed = node.closed and not node.open and not node.pending
+            assert node.solved == (node.end is not None or closed)
+    assert tree.root.solved == base.solved
