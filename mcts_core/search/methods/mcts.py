@@ -44,9 +44,7 @@ class MCTS(TreeSearch):
         parameters, meter = self._task.parameters, self._meter
         if self._evaluation.lost and parameters.fallback:
             return "critic_error"
-        best = tree.best.score if tree.best is not None else None
-        enough = parameters.stop_when.score
-        if best is not None and enough is not None and best >= enough:
+        if self.good_enough(tree):
             return "score"
         if tree.finished and parameters.stop_when.converged and self._converged(tree):
             return "converged"
