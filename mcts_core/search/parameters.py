@@ -176,7 +176,7 @@ class StopWhen(Strict):
     """Early stops, beside the budget."""
 
     score: float | None = None
-    """Stop once a terminal's mixed score reaches this."""
+    """Stop once a terminal's mixed score reaches this, and `n` terminals are found."""
     converged: bool = True
     """Stop once the readout can no longer change within the budget left."""
 

@@ -96,10 +96,13 @@ class TreeSearch(ABC):
         return self._meter.exhausted(tree, in_flight + 1)
 
     def good_enough(self, tree: Tree) -> bool:
-        """Whether a terminal has the mixed score of `stop_when.score`."""
+        """Whether a terminal has the mixed score of `stop_when.score`, and there are as many
+        terminals as are to be returned."""
         enough = self._task.parameters.stop_when.score
         best = tree.best.score if tree.best is not None else None
-        return enough is not None and best is not None and best >= enough
+        if enough is None or best is None or best < enough:
+            return False
+        return len(tree.terminals) >= self._task.n
 
     def choose(self, tree: Tree) -> list[Node]:
         """The ends of the trajectories to be returned, best first."""

@@ -74,6 +74,15 @@ def test_a_score_that_is_good_enough_ends_the_search() -> None:
     assert all(node.virtual == 0 for node in tree.walk())
 
 
+def test_a_good_score_is_not_enough_while_trajectories_are_missing() -> None:
+    parameters = SearchParameters(
+        critics={"noise": 1.0}, budget=Budget(simulations=500), stop_when=StopWhen(score=0.1)
+    )
+    result = solve(World(), parameters, n=3)
+    assert result.stop_reason == "score"
+    assert len({trajectory.text for trajectory in result.trajectories}) == 3
+
+
 def test_what_was_asked_for_is_included() -> None:
     parameters = SearchParameters(
         critics={"noise": 1.0}, budget=Budget(simulations=150), include=("candidates", "root")
