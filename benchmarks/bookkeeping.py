@@ -40,8 +40,8 @@ _POOL = 4093
 _TOKENS = 12
 """Of an option: a line of a calculation."""
 _WINDOW = 20
-"""Searches are timed over windows of the tree's size around its nominal one: `1 / _WINDOW` of it,
-but at least `_LEAST` simulations."""
+"""A search is timed from `1 / _WINDOW` below the nominal size of its tree to as much above it, but
+over at least `_LEAST` simulations."""
 _LEAST = 10
 
 

@@ -93,9 +93,8 @@ class Meter:
     def simulated(self) -> None:
         self.simulations += not self.settled
         if self.first_seconds is None:
-            self.first_seconds = self.elapsed
+            self.first_seconds = self.elapsed()
 
-    @property
     def elapsed(self) -> float:
         """Seconds since the request's admission."""
         return self._clock() - self._started
@@ -133,7 +132,7 @@ class Meter:
         if budget.nodes is not None:
             found.append((tree.nodes, budget.nodes))
         if self._deadline is not None:
-            found.append((self.elapsed, self._deadline - self._started))
+            found.append((self.elapsed(), self._deadline - self._started))
         return tuple(found)
 
     def affordable(self, tree: Tree, count: int) -> int:

@@ -208,7 +208,6 @@ class Expansion:
         key: Key | None = None,
     ) -> Node:
         child = tree.add(node, option, end, origin)
-        child.seconds = self._meter.elapsed
         self.transpositions.add(key, child)
         self._taken(node, option)
         return child

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import exp, inf
 from typing import Literal
 
@@ -202,6 +202,7 @@ class Tree:
     """The root, the terminals found, and the range of the values seen."""
 
     __slots__ = (
+        "_elapsed",
         "absorbed",
         "backup",
         "best",
@@ -217,12 +218,21 @@ class Tree:
     )
 
     def __init__(
-        self, state: State, origin: str, backup: Backup = "mean", *, exact_priors: bool = False
+        self,
+        state: State,
+        origin: str,
+        backup: Backup = "mean",
+        *,
+        exact_priors: bool = False,
+        elapsed: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`elapsed`: seconds since the request's admission."""
         self.backup: Backup = backup
+        self._elapsed = elapsed
         self.exact_priors = exact_priors
         """Priors are the options' whole probabilities: they come from a fixed list."""
         self.root = Node(0, None, state, (), (), "", None, origin)
+        self.root.seconds = elapsed()
         self.nodes = 1
         self.terminals: list[Node] = []
         """In the order in which they were found."""
@@ -260,6 +270,7 @@ class Tree:
         )
         if self.exact_priors:
             child.likelihood = max(_LEAST_PRIOR, exp(child.logprob - parent.logprob))
+        child.seconds = self._elapsed()
         self.nodes += 1
         self.depth = max(self.depth, child.depth)
         parent.children.append(child)

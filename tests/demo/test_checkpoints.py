@@ -1,4 +1,4 @@
-"""What ships: five checkpoints that load offline, within their size, with a true card."""
+"""What ships: models and critics that load offline, within their size, with a true card."""
 
 import json
 

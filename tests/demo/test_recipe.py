@@ -11,7 +11,8 @@ from critics.head import load_head
 from demo.join import Joint
 from demo.load import load_model
 from demo.measure import accuracy, auc, calibration_error
-from demo.recipe import STAGES, Recipe, Settings
+from demo.recipe import STAGES, Recipe
+from demo.settings import Settings
 from demo.train_critics import HeadPlan
 from demo.train_policy import Plan, Size
 

@@ -132,8 +132,7 @@ class TreeSearch(ABC):
         parent = next((node for node in tree.walk() if node.state is work.state), None)
         if parent is not None:
             for option in extended.options:
-                child = tree.add(parent, option, "length", self.name)
-                child.seconds = self._meter.elapsed
+                tree.add(parent, option, "length", self.name)
 
     @property
     def progress(self) -> Progress:
@@ -195,8 +194,8 @@ class TreeSearch(ABC):
             self.name,
             self._task.parameters.backup,
             exact_priors=bool(self._task.actions),
+            elapsed=self._meter.elapsed,
         )
-        tree.root.seconds = self._meter.elapsed
         if self.step_scores:
             yield from self._evaluation.evaluate(tree, tree.root, opened.scores)
             value = self._evaluation.value(tree, tree.root)

@@ -61,9 +61,7 @@ class Sample(TreeSearch):
     def cut(self, tree: Tree, work: Extend, extended: Extended) -> None:
         """A choice that the deadline found unfinished is returned as far as it came."""
         (option,) = extended.options
-        child = tree.add(tree.root, option, "length", self.name)
-        child.seconds = self._meter.elapsed
-        self._done[work.key[0]] = child
+        self._done[work.key[0]] = tree.add(tree.root, option, "length", self.name)
 
     def _draw(self, tree: Tree, index: int) -> Steps[None]:
         """One trajectory; when the KV pool is full it is drawn once more, after the others."""
