@@ -234,7 +234,7 @@ def _slice_tokens(max_batch_rows: int) -> int:
 
 def _threads(residents: Iterable[Resident]) -> int:
     """One for small models, whose steps are over before a second thread has woken up."""
-    if sum(resident.parameters for resident in residents) < _SMALL:
+    if sum(resident.decoder.parameters for resident in residents) < _SMALL:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return 1 << ((cores or 1).bit_length() - 1)
@@ -314,8 +314,8 @@ def load(
         )
     check_sizes(residents, critics)
     tell("engine", len(parts) / (len(parts) + 1))
-    vocabulary = residents[POLICY].vocabulary
-    context = residents[POLICY].context_length
+    vocabulary = residents[POLICY].decoder.vocabulary
+    context = residents[POLICY].decoder.context_length
     slice_tokens = _slice_tokens(max_batch_rows)
     if pool_tokens is None:
         fit_pools(
@@ -357,10 +357,10 @@ def load(
         context_length=context,
         pool_tokens=pools[POLICY].tokens,
         parameters={
-            part: resident.parameters
+            part: resident.decoder.parameters
             + sum(weight.numel() for weight in critics[part].head.parameters())
             if part in critics
-            else resident.parameters
+            else resident.decoder.parameters
             for part, resident in residents.items()
         },
     )

@@ -11,6 +11,7 @@ from transformers import AttentionInterface
 
 from mcts_core.attention.cpu import paged_attention
 from mcts_core.attention.interface import Attention
+from mcts_core.kernels import Library, best_library
 
 
 class AttentionRefused(ValueError):
@@ -23,6 +24,8 @@ class Backend:
 
     name: str
     attention: Attention
+    library: Library | None = None
+    """The compiled kernel for the models that it can run; the others run their modules."""
 
     @property
     def implementation(self) -> str:
@@ -54,8 +57,24 @@ def _triton(device: torch.device) -> Backend:
     return Backend("triton", attention)
 
 
+def _native(device: torch.device) -> Backend:
+    library = best_library()
+    if device.type != "cpu" or library is None:
+        raise AttentionRefused(
+            "attention 'native' needs a CPU with AVX-512 as the device, and a C++ compiler when "
+            "the package is installed: use attention 'cpu'"
+        )
+    return Backend("native", paged_attention, library)
+
+
+def _auto(device: torch.device) -> Backend:
+    """On GPUs torch's own kernels too: the Triton kernels were only interpreted so far."""
+    return CPU if device.type != "cpu" or best_library() is None else _native(device)
+
+
 BACKENDS: dict[str, Callable[[torch.device], Backend]] = {
-    "auto": lambda device: CPU,  # also on GPUs: the Triton kernels were only interpreted so far
+    "auto": _auto,
+    "native": _native,
     "cpu": lambda device: CPU,
     "triton": _triton,
 }

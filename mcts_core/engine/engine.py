@@ -19,7 +19,7 @@ import torch
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.preemption import Preemption
-from mcts_core.engine.resident import Resident, Rows
+from mcts_core.engine.resident import Resident
 from mcts_core.engine.run import Run
 from mcts_core.engine.sampler import Draw, Drawn, sample
 from mcts_core.engine.scheduler import Scheduler
@@ -27,6 +27,7 @@ from mcts_core.engine.session import Job, Session
 from mcts_core.engine.text import StepRuleTooSlow
 from mcts_core.kv.blocks import KVExhausted
 from mcts_core.kv.branch import Copies
+from mcts_core.models.decoder import Rows
 from mcts_core.query import EngineGauges, Event, PoolGauge, ProgressEvent, Reply, TokenEvent
 from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import Announce, Failed, Outcome, Release, Work

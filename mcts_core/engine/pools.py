@@ -8,10 +8,11 @@ from pathlib import Path
 import psutil
 import torch
 
-from mcts_core.engine.resident import Resident, Rows
+from mcts_core.engine.resident import Resident
 from mcts_core.engine.sampler import Draw, sample
 from mcts_core.kv.branch import Branch, Ledger
 from mcts_core.kv.sizing import CPU_TOKENS, SHARES, pool_blocks
+from mcts_core.models.decoder import Rows
 from mcts_core.search.work import Sampling
 
 
@@ -99,7 +100,7 @@ def full_steps(resident: Resident, context: int, max_batch_rows: int, slice_toke
             sample(logits.unbind(0), [draw] * len(logits))
         del logits
         ledger.release_all()
-        context = min(context, resident.context_length)
+        context = min(context, resident.decoder.context_length)
         branch, last = Branch(resident.pool, ledger), min(slice_tokens, context)
         branch.grow(context)
         resident.forward([Rows(branch, [1] * last, context - last, [last - 1])], [])
@@ -109,7 +110,7 @@ def full_steps(resident: Resident, context: int, max_batch_rows: int, slice_toke
 
 def _counts(resident: Resident, context: int, max_batch_rows: int) -> list[int]:
     """Lengths of the sequences that fill a step."""
-    each = min(max_batch_rows, context, resident.context_length)
+    each = min(max_batch_rows, context, resident.decoder.context_length)
     return [each] * (max_batch_rows // each)
 
 

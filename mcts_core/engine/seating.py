@@ -41,7 +41,7 @@ class Seating:
             return known
         if state.released:
             raise WorkFailed(RELEASED)
-        limit = self._residents[model].context_length
+        limit = self._residents[model].decoder.context_length
         if model not in (POLICY, ROLLOUT) and len(state.tokens) > limit:
             message = f"{model}: the context of {limit} tokens is full"
             raise WorkFailed(Failed("critic_error", message))
@@ -92,7 +92,7 @@ class Seating:
     def room(self, state: NodeState, model: str) -> int:
         """Tokens that the model's own context has left after `state`; raises `WorkFailed` when
         there are none."""
-        context = self._residents[model].context_length
+        context = self._residents[model].decoder.context_length
         if len(state.tokens) >= context:
             message = f"{model}: the context of {context} tokens is full"
             raise WorkFailed(Failed("context_length", message))

@@ -26,6 +26,8 @@ class KVStorage:
         self._dtype = dtype
         self._device = device
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.version = 0
+        """Grows when the tensors are made anew."""
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor
@@ -33,15 +35,21 @@ class KVStorage:
         """Stores keys `[kv_heads, tokens, head_dim]` and values `[kv_heads, tokens, value_dim]` at
         `slots` `[tokens]`; returns the layer's whole tensors as blocks,
         `[kv_heads, blocks, block_size, dim]`."""
-        if layer not in self._layers:
-            self._layers[layer] = (
-                self._empty(keys.shape[0], keys.shape[-1]),
-                self._empty(values.shape[0], values.shape[-1]),
-            )
-        stored_keys, stored_values = self._layers[layer]
+        stored_keys, stored_values = self.tensors(
+            layer, keys.shape[0], keys.shape[-1], values.shape[-1]
+        )
         stored_keys.index_copy_(1, slots, keys)
         stored_values.index_copy_(1, slots, values)
         return self._blocks(stored_keys), self._blocks(stored_values)
+
+    def tensors(
+        self, layer: int, heads: int, key_dim: int, value_dim: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's keys and values, made at the first call. Whoever writes here without `write`
+        may order the elements within a block's `block_size * dim` of a head as it likes."""
+        if layer not in self._layers:
+            self._layers[layer] = (self._empty(heads, key_dim), self._empty(heads, value_dim))
+        return self._layers[layer]
 
     def copy(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copies whole blocks, (source, destination), in every layer."""
@@ -76,6 +84,7 @@ class KVStorage:
         }
         self._layers.clear()  # first: there may be no room for both
         self.blocks = blocks
+        self.version += 1
         for layer, (keys, values) in shapes.items():
             self._layers[layer] = (self._empty(*keys), self._empty(*values))
 

@@ -45,23 +45,23 @@ def check_tokens(tokenizer: ModelTokenizer, folders: Mapping[str, Path]) -> None
 def check_sizes(residents: Mapping[str, Resident], critics: Mapping[str, Critic]) -> None:
     """Compares the vocabularies' sizes and the heads' widths. Raises `ManifestError` or
     `CriticError`."""
-    vocabulary = residents[POLICY].vocabulary
+    vocabulary = residents[POLICY].decoder.vocabulary
     rollout = residents.get(ROLLOUT)
-    if rollout is not None and rollout.vocabulary != vocabulary:
+    if rollout is not None and rollout.decoder.vocabulary != vocabulary:
         raise ManifestError(
-            f"the rollout model's vocabulary of {rollout.vocabulary} tokens is not the policy's of "
+            f"the rollout model's vocabulary of {rollout.decoder.vocabulary} tokens is not the policy's of "
             f"{vocabulary}: they must share their tokenizer"
         )
     for name, critic in critics.items():
         trunk = residents[POLICY if critic.card.trunk == "policy" else name]
-        if critic.head.hidden != trunk.hidden:
+        if critic.head.hidden != trunk.decoder.hidden:
             raise CriticError(
                 f"critic {name!r} reads hidden states of width {critic.head.hidden}, its trunk's "
-                f"have {trunk.hidden}"
+                f"have {trunk.decoder.hidden}"
             )
-        if trunk.vocabulary < vocabulary:
+        if trunk.decoder.vocabulary < vocabulary:
             raise CriticError(
-                f"critic {name!r} knows {trunk.vocabulary} tokens, the policy {vocabulary}: they "
+                f"critic {name!r} knows {trunk.decoder.vocabulary} tokens, the policy {vocabulary}: they "
                 "must share their tokenizer"
             )
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from mcts_core.attention import Backend
-from mcts_core.engine.resident import Resident, Rows
+from mcts_core.engine.resident import Resident
 from mcts_core.kv.branch import Branch, Ledger
+from mcts_core.models.decoder import Rows
 
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _BATCH_ROPES = {"dynamic", "longrope"}

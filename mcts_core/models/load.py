@@ -24,7 +24,10 @@ from transformers.utils import logging
 
 from mcts_core.attention import Backend
 from mcts_core.engine.resident import Head, Resident
+from mcts_core.models.decoder import Decoder
 from mcts_core.models.gate import ModelRefused, admit, probe, refusal
+from mcts_core.models.modules import ModuleDecoder
+from mcts_core.models.native import NativeDecoder, refusal_of
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +59,7 @@ def load_resident(
     model.to(device).eval().requires_grad_(False)
     admit(model, name, attention)
     resident = Resident(
-        model,
+        decoder_of(model, attention, block_size),
         heads=heads,
         blocks=blocks,
         block_size=block_size,
@@ -70,9 +73,20 @@ def load_resident(
         model=name,
         parameters=parameters,
         attention=attention.name,
+        decoder=resident.decoder.name,
         probe=f"{difference:.1e}",
     )
     return resident
+
+
+def decoder_of(model: Any, attention: Backend, block_size: int) -> Decoder:
+    """The fastest way to run an admitted model."""
+    if attention.library is not None:
+        reason = refusal_of(model, attention.library, block_size)
+        if reason is None:
+            return NativeDecoder(model, attention.library)
+        _log.info("not for the compiled kernel", reason=reason)
+    return ModuleDecoder(model)
 
 
 def _load_config(path: Path, name: str, **local: Any) -> Any:

@@ -26,6 +26,7 @@ from transformers import (
 from mcts_core.attention import CPU, Backend
 from mcts_core.engine.resident import Head, Resident
 from mcts_core.models.gate import admit
+from mcts_core.models.modules import ModuleDecoder
 
 VOCABULARY = 97
 LABELS = 3
@@ -104,7 +105,7 @@ def seat(
     """The model behind our attention, with a pool of its own."""
     admit(model, "tiny", attention)
     return Resident(
-        model,
+        ModuleDecoder(model),
         heads=heads or {},
         blocks=blocks,
         block_size=block_size,

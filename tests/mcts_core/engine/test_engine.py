@@ -161,7 +161,7 @@ def test_incremental_scores_are_those_of_the_whole_sequence(running: Running) ->
 
 
 def test_a_rollout_ends_where_the_rollout_models_own_context_does(running: Running) -> None:
-    running.residents["rollout"]._model.config.max_position_embeddings = len(PROMPT) + 3
+    running.residents["rollout"].decoder.model.config.max_position_embeddings = len(PROMPT) + 3
     outcomes: list[Outcome] = []
 
     def plan(prompt: tuple[int, ...]) -> Plan:
@@ -333,7 +333,7 @@ def test_a_prompt_that_can_never_fit_fails_with_its_reason_beside_a_healthy_requ
 def sick_token(running: Running) -> Iterator[int]:
     """A token whose embedding is not a number: whoever reads it gets logits that are none."""
     token = SICK
-    embedding = running.residents["policy"]._model.get_input_embeddings()
+    embedding = running.residents["policy"].decoder.model.get_input_embeddings()
     kept = embedding.weight[token].clone()
     embedding.weight.data[token] = float("nan")
     yield token

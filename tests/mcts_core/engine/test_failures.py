@@ -33,7 +33,7 @@ from tests.mcts_core.engine.test_engine import NEVER_SICK, PROMPT, SICK, facts, 
 @pytest.fixture
 def sick_token(running: Running) -> Iterator[int]:
     """A token whose embedding is not a number."""
-    embedding = running.residents["policy"]._model.get_input_embeddings()
+    embedding = running.residents["policy"].decoder.model.get_input_embeddings()
     kept = embedding.weight[SICK].clone()
     embedding.weight.data[SICK] = float("nan")
     yield SICK

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-from mcts_core.engine.resident import Computed, Rows
+from mcts_core.models.decoder import Computed, Rows
 from mcts_core.engine.session import Session
 from mcts_core.kv.branch import Copies
 from mcts_core.query import Reply

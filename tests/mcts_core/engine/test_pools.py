@@ -45,7 +45,7 @@ def test_a_resized_pool_serves_as_the_old_one_did(residents: dict[str, Resident]
         resident.resize(77)
         assert resident.pool.total == resident.storage.blocks == 77
         assert resident.storage.bytes == 77 * 4 * per_token, "all layers are there at once"
-        probe(resident._model, resident, name)
+        probe(resident.decoder.model, resident, name)
 
 
 def test_a_pool_that_is_in_use_is_not_resized(residents: dict[str, Resident]) -> None:

@@ -98,7 +98,7 @@ def test_a_cached_prompt_gives_way_to_what_is_computed_now() -> None:
 
 @pytest.fixture
 def sick_token(running: Running) -> Iterator[int]:
-    embedding = running.residents["policy"]._model.get_input_embeddings()
+    embedding = running.residents["policy"].decoder.model.get_input_embeddings()
     kept = embedding.weight[SICK].clone()
     embedding.weight.data[SICK] = float("nan")
     yield SICK

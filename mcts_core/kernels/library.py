@@ -1,0 +1,104 @@
+"""The compiled decoder kernel (`decoder.cpp`), called without the interpreter's lock.
+
+It is a plain shared library with one function. It is linked with OpenMP, whose runtime torch has
+loaded already: both share one pool of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+PANEL = 32
+"""Outputs of a weight that stand together."""
+CELL = 16
+"""Tokens of a KV block that stand together."""
+
+
+class Layer(Structure):
+    """`struct Layer` of decoder.cpp: a layer's packed weights and its KV."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("attention_norm", "mlp_norm")),
+        *((name, c_void_p) for name in ("qkv", "output", "gate_up", "down")),
+        *((name, c_void_p) for name in ("qkv_bias", "output_bias", "gate_up_bias", "down_bias")),
+        *((name, c_void_p) for name in ("query_norm", "key_norm")),
+        *((name, c_void_p) for name in ("keys", "values")),
+        ("window", c_int64),
+    ]
+
+
+class Model(Structure):
+    """`struct Model` of decoder.cpp."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("layers", "hidden", "heads", "kv_heads", "dim")),
+        *((name, c_int64) for name in ("intermediate", "vocabulary", "positions", "bfloat16")),
+        ("epsilon", c_float),
+        ("scaling", c_float),
+        *((name, c_void_p) for name in ("embedding", "cosines", "sines", "norm", "head")),
+        ("layer", POINTER(Layer)),
+    ]
+
+
+class Step(Structure):
+    """`struct Step` of decoder.cpp: one forward's tokens, and where its results go."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("tokens", "sequences", "kept", "slots", "block_size")),
+        *((name, c_int64) for name in ("threads", "share")),
+        *((name, c_void_p) for name in ("ids", "position", "slot", "sequence", "table", "first")),
+        *((name, c_void_p) for name in ("keep", "states", "logits")),
+        *((name, c_int64) for name in ("read", "attended")),
+    ]
+
+
+_ERRORS = {
+    1: "a token id is not in the model's vocabulary",
+    2: "a position is behind the last that the model knows",
+    3: "the kernel was built without bfloat16",
+}
+
+
+class Library:
+    """One build of the kernel."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Raises `OSError` when the file cannot be loaded."""
+        self.name = name
+        self._forward = ctypes.CDLL(str(path)).decoder_forward
+        self._forward.argtypes = (POINTER(Model), POINTER(Step))
+        self._forward.restype = ctypes.c_int
+
+    @property
+    def dtypes(self) -> frozenset[torch.dtype]:
+        """Formats of the weights and the KV."""
+        wide = {torch.float32}
+        return frozenset(wide | {torch.bfloat16} if self.name == "avx512_bf16" else wide)
+
+    def forward(self, model: Model, step: Step) -> None:
+        """Computes the step. Raises `ValueError` before anything is written when one of its numbers
+        is out of range."""
+        error = self._forward(model, step)
+        if error:
+            raise ValueError(_ERRORS[error])
+
+
+def best_library() -> Library | None:
+    """The fastest build that this CPU can run; None if there is none."""
+    able = torch.cpu.get_capabilities()
+    needed = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_cd", "fma3")
+    if not all(able.get(feature) for feature in needed):
+        return None
+    for name in ("avx512_bf16", "avx512"):
+        if name == "avx512_bf16" and not able.get("avx512_bf16"):
+            continue
+        for suffix in EXTENSION_SUFFIXES:
+            path = Path(__file__).with_name(f"{name}{suffix}")
+            if path.is_file():
+                return Library(path, name)
+    return None
