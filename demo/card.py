@@ -125,8 +125,8 @@ completion  13 - 9 = 4 (left: 4 4 10)\\n
 ```
 
 3 or 4 numbers from 1 to 13 (in most of the last training stretch up to 20, so many that they cannot
-be memorised), targets 1 to 100 (half of the training puzzles ask for 24, in the end a third), intermediate integers up
-to 999 and fractions written `8/3`. Differences are larger - smaller.
+be memorised), targets 1 to 100 (half of the training puzzles ask for 24, in the end a third),
+intermediate integers up to 999 and fractions written `8/3`. Differences are larger - smaller.
 
 ## Held out
 
@@ -194,8 +194,8 @@ ORM on samples at temperature 1 of the same puzzles, threshold 0.5:
 Early lies are right but for a number in one of the first steps that was not left. About held-out
 puzzles the PRM accepts {lies_prm:.1%} of those in a first step, and the ORM {lies_orm:.1%} of all
 such trajectories. Late lies are true steps and a last one that claims the target, or right steps
-and a wrong answer line; about held-out puzzles with any target the PRM accepts {late_prm:.1%} of the
-false last steps, and the ORM {late_orm:.1%} of all such trajectories. Searches find both kinds;
+and a wrong answer line; about held-out puzzles with any target the PRM accepts {late_prm:.1%} of
+the false last steps, and the ORM {late_orm:.1%} of all such trajectories. Searches find both kinds;
 samples seldom show them.
 
 ## Known limits
