@@ -18,16 +18,25 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from critics.head import Head, card_of, load_head, save_head
+from demo.average import average
 from demo.card import figures, write_card
 from demo.corpus import Corpus, Mixture, Part, multisets
 from demo.join import Kind, train_jointly
 from demo.load import load_model, load_tokenizer
-from demo.measure import accuracy
+from demo.measure import accuracy, outcome_figures, scores_of
 from demo.puzzle import Puzzle, reachable, test_puzzles
 from demo.refine import refine_policy
 from demo.searched import searched_traces
-from demo.settings import Round, Settings
-from demo.traces import Reads, Trace, read, sample_traces, trace_of_sample
+from demo.settings import Settings
+from demo.traces import (
+    Reads,
+    Trace,
+    early_lies,
+    late_lies,
+    read,
+    sample_traces,
+    trace_of_sample,
+)
 from demo.train_critics import fit_head
 from demo.train_policy import Plan, Size, save_policy, train_policy
 
@@ -39,15 +48,15 @@ _SCOUTED: dict[Kind, tuple[str, ...]] = {
     "orm": ("policy", "rollout", "walks", "near"),
 }
 """What the critics of the first searches learn from."""
-_GUIDES = "guides"
-"""In the work folder: the critics that guide the next round's searches."""
 
 
 def stages(settings: Settings) -> tuple[str, ...]:
     """The names of all stages, in order."""
-    rounds = range(1, len(settings.rounds) + 1)
-    joint = [f"{what}_{number}" for number in rounds for what in ("search", "join")]
-    return ("policy", "refine", "widen", "rollout", "traces", "scouts", *joint, "card")
+    joint: list[str] = []
+    for number, plan in enumerate(settings.rounds, 1):
+        joint += [f"search_{number}"] * bool(plan.searches) + [f"join_{number}"]
+    first = ("policy", "refine", "widen", "rollout", "traces", "scouts")
+    return (*first, *joint, "average", "card")
 
 
 class Recipe:
@@ -80,10 +89,11 @@ class Recipe:
             case "scouts":
                 self._scouts()
             case "search":
-                self._search(stage, self._settings.rounds[int(number) - 1])
+                self._search(int(number))
             case "join":
-                seed = self._seed + 200 + int(number)
-                self._join(stage, self._settings.rounds[int(number) - 1], seed)
+                self._join(int(number))
+            case "average":
+                self._average()
             case "card":
                 tests = test_puzzles()[: self._settings.measured_puzzles]
                 held_out = self._held_out_puzzles()
@@ -122,8 +132,8 @@ class Recipe:
         found["walks"] = [trace_of_sample(walk, tokenizer) for walk in walks]
         near = [rng.choice(corpora).near_miss() for _ in range(s.near_misses)]
         found["near"] = [trace_of_sample(miss, tokenizer) for miss in near]
-        found["lies"] = self._early_lies()
-        found["late"] = self._late_lies()
+        found["lies"] = early_lies(s.early_lies, self._seed, tokenizer)
+        found["late"] = late_lies(s.late_lies, self._seed, tokenizer)
         for name, traces in found.items():
             self._keep(name, traces)
 
@@ -131,34 +141,50 @@ class Recipe:
         """Critics of the first searches: heads on the policy's hidden states, fitted on samples."""
         policy = self._model("policy")
         heads = {kind: self._head(policy, kind, _SCOUTED[kind]) for kind in _KINDS}
-        _save_heads(heads, self._work / _GUIDES)
+        _save_joined(policy, heads, self._work / "scouts")
 
-    def _search(self, stage: str, plan: Round) -> None:
-        """Trees over training puzzles, guided by the critics that there are."""
+    def _joined(self, number: int) -> Path:
+        """The policy and the critics of round `number`; those of no round are the scouts."""
+        return self._work / (f"join_{number}" if number else "scouts")
+
+    def _search(self, number: int) -> None:
+        """Trees over training puzzles, by the policy and the critics of the round before."""
+        plan, folder = self._settings.rounds[number - 1], self._joined(number - 1)
         manifest = {
-            "policy": str((self._out / "policy").resolve()),
+            "policy": "policy",
             "critics": {kind: kind for kind in _KINDS},
             "search": plan.search.model_dump(mode="json", exclude_unset=True),
         }
-        guides = self._work / _GUIDES
-        (guides / "served.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
+        (folder / "served.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
         seed = self._seed + plan.seed
         puzzles = searching_puzzles(plan.searches, seed, plan.searched)
-        place = (guides, self._model("policy"), self._tokenizer())
+        place = (folder, load_model(folder / "policy"), self._tokenizer())
         traces = searched_traces(*place, puzzles, seed, self._settings.temperature)
-        self._note(stage, {"searches": len(puzzles), "leaves": len(traces)})
-        self._keep(stage, traces)
+        self._note(f"search_{number}", {"searches": len(puzzles), "leaves": len(traces)})
+        self._keep(f"search_{number}", traces)
 
-    def _join(self, stage: str, plan: Round, seed: int) -> None:
-        """The policy and its critics, trained together; both ship."""
-        model = self._model("policy")
-        heads = {kind: load_head(self._work / _GUIDES / kind)[0] for kind in _KINDS}
+    def _join(self, number: int) -> None:
+        """The policy and the critics of the round before, trained together."""
+        plan, folder = self._settings.rounds[number - 1], self._joined(number - 1)
+        model = load_model(folder / "policy")
+        heads = {kind: load_head(folder / kind)[0] for kind in _KINDS}
         sources = [(share, self._traces(name)) for name, share in plan.shares.items()]
+        seed = self._seed + 200 + number
         taken = train_jointly(model, heads, sources, plan.solved, seed, plan.plan)
-        save_policy(model, self._out / "policy")
-        for folder in (self._out, self._work / _GUIDES):
-            _save_heads(heads, folder)
-        self._note(stage, {"steps": taken})
+        _save_joined(model, heads, self._joined(number))
+        self._note(f"join_{number}", {"steps": taken})
+
+    def _average(self) -> None:
+        """What ships: the mean of some rounds' weights."""
+        shares = {self._joined(number): share for number, share in self._settings.average.items()}
+        last = next(reversed(shares))
+        _save_joined(
+            load_model(last / "policy"),
+            {kind: load_head(last / kind)[0] for kind in _KINDS},
+            self._out,
+        )
+        heads = [f"{kind}/head.safetensors" for kind in _KINDS]
+        average(shares, ["policy/model.safetensors", *heads], self._out)
 
     def _keep(self, name: str, traces: Sequence[Trace]) -> None:
         self._reads.pop(name, None)
@@ -176,7 +202,7 @@ class Recipe:
         held = read(policy.model, traces)
         truths: dict[Kind, Tensor] = {"value": held.won, "prm": held.labels}
         for kind, truth in truths.items():
-            found = accuracy(_scores(heads[kind], held.hidden), truth, held.depth)
+            found = accuracy(scores_of(heads[kind], held.hidden), truth, held.depth)
             self._note(kind, found.as_dict())
         repeated = [puzzle for puzzle in tests for _ in range(s.orm_samples)]
         notes: dict[str, object] = {}
@@ -184,7 +210,7 @@ class Recipe:
             traces = sample_traces(model, tokenizer, repeated, self._seed + 3, 1.0)
             reads = read(policy.model, traces)
             reads = reads.only(reads.depth == -1)
-            notes[name] = outcome_figures(_scores(heads["orm"], reads.hidden), reads.won)
+            notes[name] = outcome_figures(scores_of(heads["orm"], reads.hidden), reads.won)
         early = Corpus(self._seed + 30, Mixture(target_24=1.0), "held_out").early_lie
         late = Corpus(self._seed + 31, Mixture(0.0, 0.0), "held_out").late_lie
         for name, lie, step in (("early", early, 1), ("late", late, 3)):
@@ -193,32 +219,9 @@ class Recipe:
             places: dict[Kind, int] = {"prm": step, "orm": -1}
             for kind, depth in places.items():
                 wrong = reads.only((reads.depth == depth) & (reads.labels < 0.5))
-                share = (_scores(heads[kind], wrong.hidden) > 0.5).float().mean()
+                share = (scores_of(heads[kind], wrong.hidden) > 0.5).float().mean()
                 notes[f"{name} lies accepted by {kind}"] = round(float(share), 4)
         self._note("outcomes", notes)
-
-    def _early_lies(self) -> list[Trace]:
-        """Trajectories with an early lie, and half as many right ones."""
-        rng, tokenizer = random.Random(self._seed + 4), self._tokenizer()
-        corpora = [
-            Corpus(self._seed + 5, Mixture(wide=0.2), part) for part in ("policy", "critics")
-        ]
-        lies = [rng.choice(corpora).early_lie() for _ in range(self._settings.early_lies)]
-        right = [rng.choice(corpora).solution() for _ in range(self._settings.early_lies // 2)]
-        return [trace_of_sample(sample, tokenizer) for sample in (*lies, *right)]
-
-    def _late_lies(self) -> list[Trace]:
-        """About all targets: late lies, early ones, dead ends and right trajectories, 3:1:1:2."""
-        rng, tokenizer = random.Random(self._seed + 6), self._tokenizer()
-        mixture = Mixture(three_numbers=0.05, target_24=0.2, wide=0.2)
-        corpora = [Corpus(self._seed + 7, mixture, part) for part in ("policy", "critics")]
-        made: list[Trace] = []
-        for number in range(self._settings.late_lies * 7 // 3):
-            corpus = rng.choice(corpora)
-            late, other = corpus.late_lie, (corpus.early_lie, corpus.dead_end)
-            make = (late, late, late, *other, corpus.solution, corpus.solution)[number % 7]
-            made.append(trace_of_sample(make(), tokenizer))
-        return made
 
     def _head(self, policy: LlamaForCausalLM, kind: Kind, names: Sequence[str]) -> Head:
         """A head on the policy's hidden states, fitted on the traces `names`."""
@@ -256,29 +259,10 @@ class Recipe:
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
-def _save_heads(heads: Mapping[Kind, Head], folder: Path) -> None:
+def _save_joined(model: LlamaForCausalLM, heads: Mapping[Kind, Head], folder: Path) -> None:
+    save_policy(model, folder / "policy")
     for kind, head in heads.items():
         save_head(head, card_of(head, kind, "policy"), folder / kind)
-
-
-def _scores(head: Head, hidden: Tensor) -> Tensor:
-    with torch.inference_mode():
-        scores: Tensor = head(hidden)
-    return scores
-
-
-def outcome_figures(scores: Tensor, won: Tensor) -> dict[str, float]:
-    """Shares at threshold 0.5, and the AUC, of finished trajectories."""
-    figures_ = accuracy(scores, won, torch.zeros_like(won))
-    right, wrong = won > 0.5, won <= 0.5
-    return {
-        "auc": round(figures_.auc, 5),
-        "brier": round(figures_.brier, 5),
-        "false_positive_rate": round(float((scores[wrong] > 0.5).float().mean()), 5),
-        "false_negative_rate": round(float((scores[right] <= 0.5).float().mean()), 5),
-        "wrong": int(wrong.sum()),
-        "right": int(right.sum()),
-    }
 
 
 def training_puzzles(count: int, seed: int, rng: random.Random) -> list[Puzzle]:

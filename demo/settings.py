@@ -157,6 +157,8 @@ class Settings:
     rollout_size: Size = ROLLOUT
     head: HeadPlan = field(default_factory=HeadPlan)
     rounds: tuple[Round, ...] = ROUNDS
+    average: Mapping[int, float] = field(default_factory=lambda: {2: 0.25, 3: 0.25, 4: 0.5})
+    """Shares of the rounds' weights in what ships."""
     early_lies: int = 36_000
     late_lies: int = 15_000
     policy_traces: int = 16_000
