@@ -58,7 +58,7 @@ class Encoder:
                         ways = self._ways(choices.get(offset, {}), offset) or [(token, 1.0)]
                         targets.append((number, start + offset - 1, ways))
                 elif place < sample.results:
-                    first = row.index(self._equals, start) + 1
+                    first = start if answer else row.index(self._equals, start) + 1
                     targets += [(number, at - 1, [(row[at], 1.0)]) for at in range(first, len(row))]
                 depth = -1 if answer else place + 1
                 judged.append((number, len(row) - 1, sample.labels[place + 1], depth))

@@ -37,7 +37,8 @@ class Sample:
     `lines[i-1]`; the label of an `Answer:` line says whether the answer is right.
 
     `choices[i]` (solutions only) spreads line i's free choices over every step that wins.
-    `results`: of so many of its first lines, true ones, the policy learns to write the results."""
+    `results`: of so many of its first lines, true ones, the policy learns to write the results
+    (an `Answer:` line: all of it)."""
 
     puzzle: Puzzle
     lines: tuple[str, ...]
@@ -183,15 +184,16 @@ class Corpus:
                 return sample
 
     def dead_end(self) -> Sample:
-        """True steps that come near the target: what there is to write after a wrong choice.
+        """True steps that come near the target, and an answer that says what they come to: what
+        there is to write after a wrong choice.
 
-        Who learns from solutions alone has only ever seen last lines that hit the target, and
-        writes the target behind any last `=`."""
+        Who learns from solutions alone has only ever seen last lines that hit the target, writes
+        the target behind any last `=`, and finds no end after another number."""
         puzzle = self.puzzle()
         taken = self._true_steps(puzzle, 0.6)
         taken.append(near_end(taken[-1].state, puzzle.target, self._random))
-        lines = self._lines(puzzle, taken)
-        return Sample(puzzle, lines, judge(puzzle, lines), results=len(taken))
+        lines = self._lines(puzzle, taken, str(taken[-1].result))
+        return Sample(puzzle, lines, judge(puzzle, lines), results=len(lines))
 
     def late_lie(self) -> Sample:
         """True steps, then a last step that claims the target, or right steps and a wrong
@@ -206,7 +208,7 @@ class Corpus:
             else:
                 taken = self._true_steps(puzzle, 0.6)
                 taken.append(false_end(taken[-1].state, puzzle.target, rng))
-                lines = self._lines(puzzle, taken)
+                lines = self._lines(puzzle, taken, str(puzzle.target))
             labels = judge(puzzle, lines)
             if not labels[-1]:  # some expressions come out right by chance
                 return Sample(puzzle, lines, labels)
@@ -220,9 +222,9 @@ class Corpus:
         return taken
 
     @staticmethod
-    def _lines(puzzle: Puzzle, taken: Sequence[Step]) -> tuple[str, ...]:
+    def _lines(puzzle: Puzzle, taken: Sequence[Step], shown: str) -> tuple[str, ...]:
         text = claimed_expression(puzzle.numbers, taken)
-        return (*(step.text for step in taken), f"Answer: {text} = {puzzle.target}")
+        return (*(step.text for step in taken), f"Answer: {text} = {shown}")
 
     def _with_lie(self, puzzle: Puzzle, lie_at: int, strays: float) -> Sample:
         rng = self._random

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def stages(settings: Settings) -> tuple[str, ...]:
     for number, plan in enumerate(settings.rounds, 1):
         joint += [f"search_{number}"] * bool(plan.searches) + [f"join_{number}"]
     first = ("policy", "refine", "widen", "rollout", "traces", "scouts")
-    return (*first, *joint, "average", "card")
+    return (*first, *joint, "card")
 
 
 class Recipe:
@@ -92,8 +93,6 @@ class Recipe:
                 self._search(int(number))
             case "join":
                 self._join(int(number))
-            case "average":
-                self._average()
             case "card":
                 tests = test_puzzles()[: self._settings.measured_puzzles]
                 held_out = self._held_out_puzzles()
@@ -147,9 +146,20 @@ class Recipe:
         """The policy and the critics of round `number`; those of no round are the scouts."""
         return self._work / (f"join_{number}" if number else "scouts")
 
+    def _start(self, number: int) -> Path:
+        """The policy and the critics that round `number` starts from."""
+        shares = self._settings.rounds[number - 1].start
+        if not shares:
+            return self._joined(number - 1)
+        folder = self._work / f"start_{number}"
+        shutil.copytree(self._joined(number - 1), folder, dirs_exist_ok=True)
+        files = ["policy/model.safetensors", *(f"{kind}/head.safetensors" for kind in _KINDS)]
+        average({self._joined(n): share for n, share in shares.items()}, files, folder)
+        return folder
+
     def _search(self, number: int) -> None:
-        """Trees over training puzzles, by the policy and the critics of the round before."""
-        plan, folder = self._settings.rounds[number - 1], self._joined(number - 1)
+        """Trees over training puzzles, by the policy and the critics that the round starts from."""
+        plan, folder = self._settings.rounds[number - 1], self._start(number)
         manifest = {
             "policy": "policy",
             "critics": {kind: kind for kind in _KINDS},
@@ -164,27 +174,17 @@ class Recipe:
         self._keep(f"search_{number}", traces)
 
     def _join(self, number: int) -> None:
-        """The policy and the critics of the round before, trained together."""
-        plan, folder = self._settings.rounds[number - 1], self._joined(number - 1)
+        """The policy and its critics, trained together; those of the last round ship."""
+        plan, folder = self._settings.rounds[number - 1], self._start(number)
         model = load_model(folder / "policy")
         heads = {kind: load_head(folder / kind)[0] for kind in _KINDS}
         sources = [(share, self._traces(name)) for name, share in plan.shares.items()]
         seed = self._seed + 200 + number
         taken = train_jointly(model, heads, sources, plan.solved, seed, plan.plan)
         _save_joined(model, heads, self._joined(number))
+        if number == len(self._settings.rounds):
+            _save_joined(model, heads, self._out)
         self._note(f"join_{number}", {"steps": taken})
-
-    def _average(self) -> None:
-        """What ships: the mean of some rounds' weights."""
-        shares = {self._joined(number): share for number, share in self._settings.average.items()}
-        last = next(reversed(shares))
-        _save_joined(
-            load_model(last / "policy"),
-            {kind: load_head(last / kind)[0] for kind in _KINDS},
-            self._out,
-        )
-        heads = [f"{kind}/head.safetensors" for kind in _KINDS]
-        average(shares, ["policy/model.safetensors", *heads], self._out)
 
     def _keep(self, name: str, traces: Sequence[Trace]) -> None:
         self._reads.pop(name, None)

@@ -86,7 +86,7 @@ def test_dead_ends_are_true_to_the_last_line_and_mostly_miss_the_target() -> Non
     for _ in range(200):
         sample = corpus.dead_end()
         *lines, answer = sample.lines
-        assert sample.results == len(lines)
+        assert sample.results == len(sample.lines)
         assert judge(sample.puzzle, sample.lines) == sample.labels
         state = sample.puzzle.state
         for line in lines:
@@ -95,7 +95,8 @@ def test_dead_ends_are_true_to_the_last_line_and_mostly_miss_the_target() -> Non
             assert is_sound(step, state), "a false result would be learned"
             state = step.state
         missed += state != (sample.puzzle.target,)
-        assert answer.endswith(f"= {sample.puzzle.target}")
+        assert answer.startswith("Answer:")
+        assert answer.endswith(f" = {state[0]}"), "it says what the steps come to"
     assert missed > 100
 
 
@@ -125,13 +126,14 @@ def test_the_results_of_a_dead_end_are_learned_and_its_operands_are_not() -> Non
     tokenizer = build_tokenizer()
     sample = Sample(
         Puzzle((2, 7, 7, 8), 24),
-        ("2 + 7 = 9 (left: 7 8 9)\n", "8 * 9 = 72 (left: 7 72)\n", "72 - 7 = 24 (left: 24)\n"),
+        ("2 + 7 = 9 (left: 7 8 9)\n", "8 * 9 = 72 (left: 7 72)\n", "Answer: 72 = 72"),
         (1, 0, 0, 0),
-        results=2,
+        results=3,
     )
     batch = Encoder(tokenizer).encode([sample])
     learned = [ids[0] for ids in batch.target_ids.tolist()]
-    assert tokenizer.decode(learned) == " 9 (left: 7 8 9)\n 72 (left: 7 72)\n"
+    written = " 9 (left: 7 8 9)\n 72 (left: 7 72)\nAnswer: 72 = 72</s>"
+    assert tokenizer.decode(learned) == written
     before = batch.ids[0, batch.at[[0, 6]]].tolist()
     assert tokenizer.decode(before) == " = ="
     assert sample.first(1).results == 1
