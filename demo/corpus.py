@@ -38,7 +38,7 @@ class Sample:
 
     `choices[i]` (solutions only) spreads line i's free choices over every step that wins.
     `results`: of so many of its first lines, true ones, the policy learns to write the results
-    (an `Answer:` line: all of it)."""
+    (of an `Answer:` line, and where nothing could win any more: all of it)."""
 
     puzzle: Puzzle
     lines: tuple[str, ...]
