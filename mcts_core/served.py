@@ -18,10 +18,12 @@ from critics.card import CriticCard
 from critics.critic import Critic
 from mcts_core.attention import choose
 from mcts_core.attention.interface import CHUNK_TOKENS
+from mcts_core.engine.compiled_sampler import CompiledSampler
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.pools import fit_pools
 from mcts_core.engine.resident import Resident
+from mcts_core.engine.sampler import sample
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.scoring import Scoring
 from mcts_core.engine.seating import POLICY, Seating
@@ -341,6 +343,7 @@ def load(
         lambda: Scheduler(max_batch_rows, slice_tokens),
         attention=backend.name,
         threads=threads or _threads(residents.values()),
+        sampler=sample if backend.library is None else CompiledSampler(backend.library),
     )
     engine.start()
     pools = engine.gauges().pools

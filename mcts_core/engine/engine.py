@@ -21,7 +21,7 @@ from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.preemption import Preemption
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.run import Run
-from mcts_core.engine.sampler import Draw, Drawn, sample
+from mcts_core.engine.sampler import Draw, Drawn, Sampler, sample
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.session import Job, Session
 from mcts_core.engine.text import StepRuleTooSlow
@@ -56,6 +56,7 @@ class Engine:
         *,
         attention: str,
         threads: int | None,
+        sampler: Sampler = sample,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`attention` is the name of the backend that the models were loaded with."""
@@ -66,6 +67,7 @@ class Engine:
         self._schedulers = {name: scheduler() for name in residents}
         self._attention = attention
         self._threads = threads
+        self._sample = sampler
         self._clock = clock
         self._inbox: deque[tuple[str, Session]] = deque()
         self._wake = threading.Event()
@@ -229,7 +231,7 @@ class Engine:
                 logits += [decode.logits] * len(rows)
                 draws += rows
             total += len(draws)
-            drawn = sample(logits, draws)
+            drawn = self._sample(logits, draws)
             at = 0
             for run, decode in waiting:
                 end = at + len(decode.draws)

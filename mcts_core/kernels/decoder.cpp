@@ -13,7 +13,8 @@
 // is how many products a lane takes at once (2 for bfloat16, 1 for float32). A KV block is 16-token
 // cells of 16 * dim elements: keys [dim / P][16][P], values [16 / P][dim][P].
 
-#include <immintrin.h>
+#include "vector.h"
+
 #include <omp.h>
 
 #include <algorithm>
@@ -63,11 +64,10 @@ int decoder_forward(const Model *model, Step *step);
 
 namespace {
 
-constexpr int64_t LANES = 16, PANEL = 32, CELL = 16;
+constexpr int64_t PANEL = 32, CELL = 16;
 constexpr int64_t TILE = 8;         // rows of a product that are computed at once
 constexpr int64_t GROUP = 48;       // query rows that attend together
 constexpr int64_t ROWS_A_TASK = 64;  // of a product
-using V = __m512;
 
 struct BFloat16 {
     uint16_t bits;
@@ -91,13 +91,10 @@ inline void narrow(float value, BFloat16 &into) {  // to nearest, ties to even; 
     into.bits = value != value ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
-inline V load(const float *from) { return _mm512_loadu_ps(from); }
-
 // What a lane multiplies: one float32, or a pair of bfloat16.
 inline V part(const float *from) { return _mm512_loadu_ps(from); }
 inline V everywhere(const float *from) { return _mm512_set1_ps(*from); }
 inline V fma(V sum, V left, V right, float) { return _mm512_fmadd_ps(left, right, sum); }
-inline void store(float *into, V value) { _mm512_storeu_ps(into, value); }
 #ifdef __AVX512BF16__
 inline V part(const BFloat16 *from) { return _mm512_loadu_ps(from); }
 inline V everywhere(const BFloat16 *from) {
@@ -112,21 +109,6 @@ inline void store(BFloat16 *into, V value) {
     _mm256_storeu_si256((__m256i *)into, (__m256i)_mm512_cvtneps_pbh(value));
 }
 #endif
-
-// exp by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]; 0 below -87. Relative error 2e-7.
-inline V exponential(V x) {
-    const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
-    x = _mm512_min_ps(_mm512_set1_ps(88.0f), x);  // in this order NaN stays NaN
-    const V n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-    V r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    V y = _mm512_set1_ps(1.9875691500e-4f);
-    for (float term : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                       5.0000001201e-1f})
-        y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(term));
-    y = _mm512_fmadd_ps(_mm512_mul_ps(y, r), r, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-    return _mm512_maskz_scalef_ps(normal, y, n);
-}
 
 inline V silu(V x) {
     const V one = _mm512_set1_ps(1.0f);
@@ -218,10 +200,6 @@ void product(int64_t rows, const T *x, const void *packed, int64_t outputs, int6
                               weight + panel * PANEL * depth, depth,
                               [&](int r, int, V low, V high) { done(row + r, panel, low, high); });
     }
-}
-
-inline __mmask16 lanes(int64_t count) {
-    return count >= LANES ? 0xffff : count <= 0 ? 0 : __mmask16((1u << count) - 1);
 }
 
 // Tokens that attend together: those of one sequence, or of sequences that begin with the same

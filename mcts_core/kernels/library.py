@@ -1,13 +1,13 @@
-"""The compiled decoder kernel (`decoder.cpp`), called without the interpreter's lock.
+"""The compiled kernels (`decoder.cpp`, `sampler.cpp`), called without the interpreter's lock.
 
-It is a plain shared library with one function. It is linked with OpenMP, whose runtime torch has
+They are a plain shared library of two functions. It is linked with OpenMP, whose runtime torch has
 loaded already: both share one pool of threads.
 """
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_double, c_float, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -57,6 +57,21 @@ class Step(Structure):
     ]
 
 
+class Draw(Structure):
+    """`struct Draw` of sampler.cpp: what one row wants, and what it got."""
+
+    _fields_ = [
+        ("own", c_void_p),
+        ("scaled", c_void_p),
+        ("noise", c_double),
+        *((name, c_float) for name in ("temperature", "top_p", "min_p")),
+        *((name, c_int64) for name in ("top_k", "greedy")),
+        *((name, c_void_p) for name in ("taken", "factors")),
+        *((name, c_int64) for name in ("taken_count", "token")),
+        *((name, c_double) for name in ("logprob", "draw_logprob")),
+    ]
+
+
 _ERRORS = {
     1: "a token id is not in the model's vocabulary",
     2: "a position is behind the last that the model knows",
@@ -70,9 +85,13 @@ class Library:
     def __init__(self, path: Path, name: str) -> None:
         """Raises `OSError` when the file cannot be loaded."""
         self.name = name
-        self._forward = ctypes.CDLL(str(path)).decoder_forward
+        library = ctypes.CDLL(str(path))
+        self._forward = library.decoder_forward
         self._forward.argtypes = (POINTER(Model), POINTER(Step))
         self._forward.restype = ctypes.c_int
+        self._draw = library.sampler_draw
+        self._draw.argtypes = (POINTER(Draw), c_int64, c_int64, c_int64)
+        self._draw.restype = None
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
@@ -86,6 +105,10 @@ class Library:
         error = self._forward(model, step)
         if error:
             raise ValueError(_ERRORS[error])
+
+    def draw(self, draws: ctypes.Array[Draw], vocabulary: int) -> None:
+        """Draws a token for each row, from logits of `vocabulary` float32."""
+        self._draw(draws, len(draws), vocabulary, torch.get_num_threads())
 
 
 def best_library() -> Library | None:

@@ -24,9 +24,11 @@ class ModuleDecoder:
 
     name = "modules"
 
-    def __init__(self, model: Any) -> None:
-        """`model` was admitted by `models.gate` and stays on its device."""
+    def __init__(self, model: Any, *, trunks: bool = True) -> None:
+        """`model` was admitted by `models.gate` and stays on its device. Without `trunks` each row
+        reads its whole context by itself."""
         self.model = model
+        self._trunks = trunks
         self._device = next(model.parameters()).device
         self._language_head = model.get_output_embeddings()
         self._seen: list[torch.Tensor] = []
@@ -104,7 +106,7 @@ class ModuleDecoder:
                 at = end
             ends.extend(first + end for end in sequence.ends)
         padding = [0] * (-len(tokens) % MIN_ROWS)
-        batch = AttentionBatch(storage, len(tokens), self._tensor(slots), rows, chunks, reads)
+        batch = AttentionBatch(storage, len(tokens), self._tensor(slots), rows, chunks, reads, self._trunks)
         inputs = self._tensor(tokens + padding)[None]
         return batch, inputs, self._tensor(positions + padding)[None], ends
 
