@@ -176,15 +176,15 @@ class Workbench:
         dtype: torch.dtype,
         threads: int,
         pool_tokens: int,
-        attention: str = "auto",
         trunks: bool = True,
         critic: bool = False,
         incremental: bool = True,
     ) -> None:
-        """Without `trunks` each row reads its whole context by itself. `critic` adds a step critic of the policy's size with a model of its own;
-        `incremental` says whether its KV is kept from step to step."""
+        """Without `trunks` each row reads its whole context by itself. `critic` adds a step critic
+        of the policy's size with a model of its own; `incremental` says whether its KV is kept from
+        step to step."""
         device = torch.device("cpu")
-        backend = choose(attention, device)
+        backend = choose("auto", device)
         blocks = pool_tokens // BLOCK_SIZE + 1
         self._decoders: list[Timed] = []
 

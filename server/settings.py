@@ -58,8 +58,10 @@ class Settings(BaseSettings):
     prefix_cache: bool = _field(
         "Model", True, "Keep the KV of prompts, for later ones that begin alike."
     )
-    attention: Literal["auto", "cpu", "triton"] = _field(
-        "Model", "auto", "'triton' (NVIDIA GPUs), 'cpu' (any device), or 'auto'."
+    attention: Literal["auto", "native", "cpu", "triton"] = _field(
+        "Model",
+        "auto",
+        "'native' (CPUs with AVX-512), 'triton' (NVIDIA GPUs), 'cpu' (any device), or 'auto'.",
     )
 
     host: str = _field("Server", "127.0.0.1", "Address to listen on.")

@@ -79,9 +79,7 @@ def load_resident(
     return resident
 
 
-def decoder_of(
-    model: Any, attention: Backend, block_size: int, *, trunks: bool = True
-) -> Decoder:
+def decoder_of(model: Any, attention: Backend, block_size: int, *, trunks: bool = True) -> Decoder:
     """The fastest way to run an admitted model. Without `trunks` each row reads its whole context
     by itself, shared or not, which is what a benchmark compares with."""
     if attention.library is not None:

@@ -106,7 +106,9 @@ class ModuleDecoder:
                 at = end
             ends.extend(first + end for end in sequence.ends)
         padding = [0] * (-len(tokens) % MIN_ROWS)
-        batch = AttentionBatch(storage, len(tokens), self._tensor(slots), rows, chunks, reads, self._trunks)
+        batch = AttentionBatch(
+            storage, len(tokens), self._tensor(slots), rows, chunks, reads, self._trunks
+        )
         inputs = self._tensor(tokens + padding)[None]
         return batch, inputs, self._tensor(positions + padding)[None], ends
 

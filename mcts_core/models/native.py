@@ -26,6 +26,7 @@ def refusal_of(model: Any, library: Library, block_size: int) -> str | None:
     config = model.config.get_text_config()
     weight = model.get_input_embeddings().weight
     dim = _trunk(model).layers[0].self_attn.head_dim if config.model_type in _FAMILIES else 0
+    inner = getattr(config, "intermediate_size", 0)
     reasons = (
         (config.model_type not in _FAMILIES, f"its type is {config.model_type}"),
         (weight.device.type != "cpu", f"it is on {weight.device}"),
@@ -33,10 +34,7 @@ def refusal_of(model: Any, library: Library, block_size: int) -> str | None:
         (block_size % CELL, f"blocks of {block_size} tokens are no multiple of {CELL}"),
         (dim % CELL, f"its heads' width of {dim} is no multiple of {CELL}"),
         (config.hidden_size % 2, f"its width of {config.hidden_size} is odd"),
-        (
-            getattr(config, "intermediate_size", 0) % CELL,
-            f"its MLP's width of {getattr(config, 'intermediate_size', 0)} is no multiple of {CELL}",
-        ),
+        (inner % CELL, f"its MLP's width of {inner} is no multiple of {CELL}"),
         (getattr(config, "hidden_act", None) != "silu", "its MLP is not gated by SiLU"),
     )
     return next((reason for wrong, reason in reasons if wrong), None)

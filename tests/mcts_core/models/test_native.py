@@ -36,7 +36,10 @@ SIZES: dict[str, Any] = {  # none of them fills its panels of 32 outputs
     "head_dim": 16,
     "max_position_embeddings": 256,
 }
-_WINDOW: dict[str, Any] = {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]}
+_WINDOW: dict[str, Any] = {
+    "sliding_window": 7,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 FAMILIES: dict[str, Any] = {
     "llama": LlamaConfig(**SIZES),
     "llama-biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
