@@ -61,8 +61,8 @@ def check_sizes(residents: Mapping[str, Resident], critics: Mapping[str, Critic]
             )
         if trunk.decoder.vocabulary < vocabulary:
             raise CriticError(
-                f"critic {name!r} knows {trunk.decoder.vocabulary} tokens, the policy {vocabulary}: "
-                "they must share their tokenizer"
+                f"critic {name!r} knows {trunk.decoder.vocabulary} tokens, the policy "
+                f"{vocabulary}: they must share their tokenizer"
             )
 
 
