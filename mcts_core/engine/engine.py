@@ -297,14 +297,13 @@ class Engine:
             return 0
         hidden = computed.hidden.unbind(0)
         logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
-        finite = computed.hidden.isfinite().all(dim=-1).tolist()
         end = 0
         for run, rows in batch:
             count, at = len(rows.tokens), end
             end += len(rows.ends)
             run.tally.computed += count
             run.charge(rows.start + count)
-            if all(finite[at:end]):
+            if all(computed.finite[at:end]):
                 run.computed(rows.start, rows.ends, hidden[at:end], logits[at:end])
             else:
                 self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))

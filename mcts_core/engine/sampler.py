@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite, log
 from operator import and_
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -20,8 +19,7 @@ _COLDEST = 1e-5
 """Logits over a temperature below this may be more than a float holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """What one row wants."""
 
     sampling: Sampling
@@ -41,8 +39,7 @@ class Draw:
     """Those of them that may be drawn, whatever their probability."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What one row got; None in its place when its logits are not finite, or are no more after bias
     and penalties."""
 

@@ -56,6 +56,7 @@ struct Step {
     const int64_t *keep;           // tokens whose hidden states and logits are wanted
     float *states;                 // [kept, hidden], after the final norm
     float *logits;                 // [kept, vocabulary]
+    int64_t *finite;               // [kept]: whether the hidden state is
     int64_t read, attended;        // out: KV blocks fetched and looked at, in all layers
 };
 
@@ -126,14 +127,17 @@ inline float squares(const float *x, int64_t count) {
     return total;
 }
 
+// True if all of x is finite.
 template <class T>
-void norm(const float *x, const float *weight, float epsilon, int64_t count, T *into) {
-    const float scale = 1.0f / std::sqrt(squares(x, count) / float(count) + epsilon);
+bool norm(const float *x, const float *weight, float epsilon, int64_t count, T *into) {
+    const float total = squares(x, count);
+    const float scale = 1.0f / std::sqrt(total / float(count) + epsilon);
     int64_t at = 0;
     for (; at + LANES <= count; at += LANES)
         store(into + at, _mm512_mul_ps(load(weight + at),
                                        _mm512_mul_ps(load(x + at), _mm512_set1_ps(scale))));
     for (; at < count; at++) narrow(weight[at] * (x[at] * scale), into[at]);
+    return std::isfinite(total);
 }
 
 // `rows` rows (at most TILE) of x [., depth] times `panels` panels; `done(row, panel, low, high)`
@@ -568,7 +572,8 @@ void forward(const Model &model, Step &step) {
 #pragma omp for
         for (int64_t kept = 0; kept < step.kept; kept++) {
             float *into = step.states + kept * hidden;
-            norm(x.data() + step.keep[kept] * hidden, model.norm, model.epsilon, hidden, into);
+            const float *from = x.data() + step.keep[kept] * hidden;
+            step.finite[kept] = norm(from, model.norm, model.epsilon, hidden, into);
             for (int64_t j = 0; j < hidden; j++) narrow(into[j], normed[kept * hidden + j]);
         }
         if (model.head)

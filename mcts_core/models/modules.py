@@ -62,7 +62,8 @@ class ModuleDecoder:
                 input_ids=inputs, position_ids=positions, use_cache=False, batch=batch
             )
             hidden = output.last_hidden_state[0].index_select(0, kept)
-            return Computed(hidden[: len(ends)], None)
+            hidden = hidden[: len(ends)]
+            return Computed(hidden, None, _finite(hidden))
         output = self.model(
             input_ids=inputs,
             position_ids=positions,
@@ -70,8 +71,8 @@ class ModuleDecoder:
             logits_to_keep=kept,
             batch=batch,
         )
-        hidden = self._seen.pop()[0]
-        return Computed(hidden[: len(ends)], output.logits[0, : len(ends)])
+        hidden = self._seen.pop()[0, : len(ends)]
+        return Computed(hidden, output.logits[0, : len(ends)], _finite(hidden))
 
     def _see(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._seen.append(inputs[0])
@@ -114,3 +115,8 @@ class ModuleDecoder:
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, device=self._device)
+
+
+def _finite(hidden: torch.Tensor) -> list[bool]:
+    found: list[bool] = hidden.isfinite().all(dim=-1).tolist()
+    return found

@@ -5,7 +5,7 @@ The weights are packed once, when the model is loaded, and the modules' own copi
 
 from __future__ import annotations
 
-import ctypes
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,11 +111,13 @@ class NativeDecoder:
             first.append(len(table))
         hidden = torch.empty((len(ends), self.hidden))
         logits = torch.empty((len(ends), self.vocabulary)) if self._language_head else None
+        finite = array("q", bytes(8 * len(ends)))
         numbers = [
-            (ctypes.c_int64 * len(each))(*each)
-            for each in (tokens, positions, slots, owners, table, first, ends)
+            array("q", each) for each in (tokens, positions, slots, owners, table, first, ends)
         ]
-        ids, position, slot, sequence, blocks, starts, keep = map(ctypes.addressof, numbers)
+        ids, position, slot, sequence, blocks, starts, keep = (
+            each.buffer_info()[0] for each in numbers
+        )
         step = Step(
             tokens=len(tokens),
             sequences=len(sequences),
@@ -133,11 +135,12 @@ class NativeDecoder:
             keep=keep,
             states=hidden.data_ptr(),
             logits=None if logits is None else logits.data_ptr(),
+            finite=finite.buffer_info()[0],
         )
         self._library.forward(self._model, step)
         reads.read += step.read
         reads.attended += step.attended
-        return Computed(hidden, logits)
+        return Computed(hidden, logits, list(map(bool, finite)))
 
     def _look_at(self, storage: KVStorage) -> None:
         """Takes note of where the KV is; a pool may be made anew."""
