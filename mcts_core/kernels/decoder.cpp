@@ -61,6 +61,7 @@ struct Step {
 };
 
 int decoder_forward(const Model *model, Step *step);
+int64_t decoder_size(int of);
 }
 
 namespace {
@@ -589,6 +590,9 @@ void forward(const Model &model, Step &step) {
 }
 
 }  // namespace
+
+// Bytes of a Layer, a Model, a Step: whoever calls must have the same.
+int64_t decoder_size(int of) { return of == 0 ? sizeof(Layer) : of == 1 ? sizeof(Model) : sizeof(Step); }
 
 // 0, or which of a step's numbers is out of range: 1 a token id, 2 a position; 3 when this build
 // has no bfloat16.

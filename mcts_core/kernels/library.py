@@ -83,7 +83,7 @@ class Library:
     """One build of the kernel."""
 
     def __init__(self, path: Path, name: str) -> None:
-        """Raises `OSError` when the file cannot be loaded."""
+        """Raises `OSError` when the file cannot be loaded, or was built from other sources."""
         self.name = name
         library = ctypes.CDLL(str(path))
         self._forward = library.decoder_forward
@@ -92,6 +92,10 @@ class Library:
         self._draw = library.sampler_draw
         self._draw.argtypes = (POINTER(Draw), c_int64, c_int64, c_int64)
         self._draw.restype = None
+        library.decoder_size.restype = library.sampler_size.restype = c_int64
+        theirs = [*map(library.decoder_size, range(3)), library.sampler_size()]
+        if theirs != [*map(ctypes.sizeof, (Layer, Model, Step, Draw))]:
+            raise OSError(f"{path} was built from other sources: install mcts-serve again")
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
@@ -112,7 +116,8 @@ class Library:
 
 
 def best_library() -> Library | None:
-    """The fastest build that this CPU can run; None if there is none."""
+    """The fastest build that this CPU can run; None if there is none. Raises `OSError` for a build
+    that does not fit these sources."""
     able = torch.cpu.get_capabilities()
     needed = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_cd", "fma3")
     if not all(able.get(feature) for feature in needed):

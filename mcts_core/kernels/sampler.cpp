@@ -30,6 +30,7 @@ struct Draw {
 };
 
 void sampler_draw(Draw *draws, int64_t count, int64_t vocabulary, int64_t threads);
+int64_t sampler_size();
 }
 
 namespace {
@@ -175,6 +176,9 @@ void draw_one(Draw &draw, int64_t vocabulary, Scratch &scratch) {
 }
 
 }  // namespace
+
+// Bytes of a Draw: whoever calls must have the same.
+int64_t sampler_size() { return sizeof(Draw); }
 
 void sampler_draw(Draw *draws, int64_t count, int64_t vocabulary, int64_t threads) {
 #pragma omp parallel num_threads(int(threads))

@@ -3,6 +3,7 @@ bits that depend on the batch, on the slices of a prompt, on sharing or on the n
 
 from __future__ import annotations
 
+import ctypes
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from mcts_core import kernels
 from mcts_core.engine.resident import Resident
 from mcts_core.kernels import Library, best_library
 from mcts_core.kv.branch import Branch, Copies, Ledger
@@ -290,3 +292,14 @@ def test_what_the_kernel_cannot_run_is_named(library: Library) -> None:
     assert refusal_of(gemma, library, 16) == "its type is gemma2"
     narrow = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES | {"head_dim": 8}))
     assert refusal_of(narrow, library, 16) == "its heads' width of 8 is no multiple of 16"
+
+
+def test_a_library_from_other_sources_is_refused(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Longer(ctypes.Structure):
+        _fields_ = [("more", ctypes.c_int64 * 100)]
+
+    monkeypatch.setattr(kernels.library, "Step", Longer)
+    with pytest.raises(OSError, match="built from other sources: install mcts-serve again"):
+        best_library()
