@@ -175,15 +175,15 @@ class Engine:
         for name, resident in self._residents.items():
             rows += self._forward(name, resident, stalled)
         progress = self._scoring.run() or progress or rows > 0
-        taking_part = tuple(self._sessions)
+        ended = self._clock()
+        for session in self._sessions:
+            assert session.begun is not None
+            session.account.model_seconds += ended - max(began, session.begun)
         progress = self._deliver() or progress
         if stalled or self._seating.parked:
             self._preemption.relieve(self._sessions, stalled, progress=progress)
-        seconds = self._clock() - began
-        for session in taking_part:
-            session.account.model_seconds += seconds
         self._steps += 1
-        self._step_seconds += seconds
+        self._step_seconds += self._clock() - began
         self._step_rows += rows
         self._last_rows = rows
         self._send_events()
