@@ -127,6 +127,18 @@ class Selection:
             backup(tree, absorbed, absorbed[-1].value)
         return path
 
+    def deepest(self, tree: Tree) -> list[Node] | None:
+        """The path to the deepest leaf that can be expanded now, of equals to the one with the
+        highest value: what a trajectory can be finished from soonest. Else as `select`."""
+        leaves = [
+            node
+            for node in tree.walk()
+            if not (node.children or node.closed or node.solved or node.blocked or node.pending)
+        ]
+        if not leaves:
+            return self.select(tree)
+        return max(leaves, key=lambda node: (node.depth, node.value, -node.id)).path()
+
     def _new(self, tree: Tree, node: Node) -> float:
         """The bound of a new option below `node`: what its siblings were worth on average when
         they were new, and the rule's bonus."""
