@@ -4,7 +4,7 @@
 
 Every option is made beforehand and handed over at once, so that what is timed is the search:
 selection, expansion, merge, evaluation, backup, budget and queue, on one core. Prints the median
-microseconds of a simulation at several sizes of the tree, and how many that is a second.
+CPU microseconds of a simulation at several sizes of the tree, and how many that is a second.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def begin(parameters: SearchParameters, simulations: int) -> Search:
 
 
 def grow(search: Search, evaluator: FreeEvaluator, marks: list[int]) -> list[float]:
-    """Runs `search` until it has made the last of `marks` simulations; the time of each mark."""
+    """Runs `search` until it has made the last of `marks` simulations; the process's CPU seconds
+    at each mark, which are the same whatever else the machine is doing."""
     times: list[float] = []
     ahead = iter(marks)
     mark = next(ahead)
@@ -138,7 +139,7 @@ def grow(search: Search, evaluator: FreeEvaluator, marks: list[int]) -> list[flo
             new for new in search.deliver(work, evaluator(work)) if not isinstance(new, Release)
         ]
         if search.progress.simulations >= mark:
-            times.append(time.perf_counter())
+            times.append(time.process_time())
             mark = next(ahead, 1 << 62)
     return times
 

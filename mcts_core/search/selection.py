@@ -101,13 +101,14 @@ class Selection:
         walked into. But where the rule prefers one, its value is backed up once more on the
         way, so that visits and values go on following the rule at no cost.
         """
-        rule, c, width = self._rule, self._c, self._width
+        rule, c = self._rule, self._c
+        has_room, comes_first = self._width.has_room, self._width.comes_first
         node = tree.root
         path = [node]
         absorbed: list[Node] | None = None
         while True:
-            room = width.has_room(node)
-            if room and width.comes_first(node):
+            room = has_room(node)
+            if room and comes_first(node):
                 break
             if absorbed is None and node.open < len(node.children):
                 preferred, _ = rule(tree, node, c, True)
