@@ -39,10 +39,12 @@ class CompiledSampler:
         held: list[object] = []  # what the kernel reads
         for each, logits, draw in zip(asked, rows, draws, strict=True):
             own = logits.float().contiguous()
+            each.own = each.scaled = own.data_ptr()
             scaled = edited(own, draw)
+            if scaled is not own:
+                each.scaled = scaled.data_ptr()
             held += (own, scaled)
             sampling = draw.sampling
-            each.own, each.scaled = own.data_ptr(), scaled.data_ptr()
             each.noise, each.greedy, each.temperature = draw.noise, draw.greedy, temperature(draw)
             each.top_k, each.top_p, each.min_p = sampling.top_k, sampling.top_p, sampling.min_p
             if draw.factors:

@@ -242,6 +242,9 @@ class Engine:
 
     def _take(self, run: Run, decode: Decode, drawn: Sequence[Drawn | None]) -> None:
         """Takes a run's draws on by a token each; those that differ go on in runs of their own."""
+        if len(decode.draws) == 1 and drawn[0] is not None:
+            self._take_one(run, decode, drawn[0])
+            return
         by_token: dict[int, tuple[Drawn, list[int]]] = {}
         for draw, found in zip(decode.draws, drawn, strict=True):
             if found is None:
@@ -253,13 +256,16 @@ class Engine:
         self._seating.runs.extend(other for other, _ in parting)
         for each, found in ((run, first[0]), *parting):
             assert each.decode is not None
-            try:
-                each.tokens.append(each.decode.take(found))
-            except StepRuleTooSlow as error:
-                self._seating.fail(each, Failed("internal", str(error)))
-                continue
-            if each.decode.finish is not None and not each.compute_last:
-                each.settle()
+            self._take_one(each, each.decode, found)
+
+    def _take_one(self, run: Run, decode: Decode, found: Drawn) -> None:
+        try:
+            run.tokens.append(decode.take(found))
+        except StepRuleTooSlow as error:
+            self._seating.fail(run, Failed("internal", str(error)))
+            return
+        if decode.finish is not None and not run.compute_last:
+            run.settle()
 
     def _forward(self, name: str, resident: Resident, stalled: list[Run]) -> int:
         """One forward of one model; returns the number of tokens computed."""

@@ -96,6 +96,8 @@ class Run(Pending):
     def wanted(self, start: int, count: int) -> list[int]:
         """Which of the `count` tokens from position `start` must give hidden states and logits:
         those that end a state, and always the last, which shows whether all is finite."""
+        if not self.seats:
+            return [count - 1]
         ends = {
             seat.length - 1 - start for seat in self.seats if start < seat.length <= start + count
         }

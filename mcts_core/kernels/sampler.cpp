@@ -70,12 +70,12 @@ std::pair<float, double> soften(const float *logits, int64_t vocabulary, float t
     for (int64_t at = 0; at < vocabulary; at += LANES)
         most = _mm512_max_ps(most, _mm512_mask_loadu_ps(never, lanes(vocabulary - at), logits + at));
     const float peak = _mm512_reduce_max_ps(most);
-    const V top = _mm512_set1_ps(peak), heat = _mm512_set1_ps(temperature);
+    const V top = _mm512_set1_ps(peak), cold = _mm512_set1_ps(1.0f / temperature);
     scratch.weights.resize((vocabulary + LANES - 1) / LANES * LANES);
     for (int64_t at = 0; at < vocabulary; at += LANES) {
         const __mmask16 some = lanes(vocabulary - at);
         const V x = _mm512_mask_loadu_ps(never, some, logits + at);
-        store(scratch.weights.data() + at, exponential(_mm512_div_ps(_mm512_sub_ps(x, top), heat)));
+        store(scratch.weights.data() + at, exponential(_mm512_mul_ps(_mm512_sub_ps(x, top), cold)));
     }
     return {peak, add_runs(scratch, vocabulary)};
 }
