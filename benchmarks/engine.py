@@ -43,6 +43,8 @@ class Row:
     tokens: int
     tokens_per_second: float
     prefill_seconds: float | None = None
+    whole_tokens_per_second: float | None = None
+    """The prompts' computation included."""
     outside_forward: float | None = None
     matmul_share: float | None = None
     copy_share: float | None = None
@@ -202,6 +204,9 @@ class Bench:
             runs[-1].tokens,
             statistics.median(each.tokens / each.decode_seconds for each in runs),
             prefill_seconds=statistics.median(each.prefill_seconds for each in runs),
+            whole_tokens_per_second=statistics.median(
+                each.tokens / (each.prefill_seconds + each.decode_seconds) for each in runs
+            ),
             outside_forward=statistics.median(
                 1 - each.forward_seconds / each.decode_seconds for each in runs
             ),
@@ -226,7 +231,7 @@ class Bench:
 
 def table_of(rows: list[Row]) -> Table:
     table = Table(
-        *("workload", "variant", "rows", "prompt", "tokens", "tokens/s", "prefill s"),
+        *("workload", "variant", "rows", "prompt", "tokens", "tokens/s", "prefill s", "whole"),
         *("outside forward", "of matmul", "of copy", "KV blocks", "critic tokens"),
     )
     for row in rows:
@@ -235,6 +240,7 @@ def table_of(rows: list[Row]) -> Table:
             *(row.workload, row.variant, str(row.rows), str(row.prompt), str(row.tokens)),
             f"{row.tokens_per_second:,.0f}",
             "" if row.prefill_seconds is None else f"{row.prefill_seconds:.2f}",
+            "" if row.whole_tokens_per_second is None else f"{row.whole_tokens_per_second:,.0f}",
             *("" if share is None else f"{share:.1%}" for share in shares),
             *(
                 "" if count is None else str(count)

@@ -32,6 +32,7 @@ from mcts_core.models.fit import check_sizes, check_tokens
 from mcts_core.models.hub import locate
 from mcts_core.models.load import end_tokens, load_resident
 from mcts_core.models.manifest import Manifest
+from mcts_core.models.modules import ModuleDecoder
 from mcts_core.models.precision import AUTO, device_of, dtype_of
 from mcts_core.models.tokenizer import ModelTokenizer
 from mcts_core.query import EngineGauges, Event, Query, QueryError, Reply, Tokenizer
@@ -235,8 +236,11 @@ def _slice_tokens(max_batch_rows: int) -> int:
 
 
 def _threads(residents: Iterable[Resident]) -> int:
-    """One for small models, whose steps are over before a second thread has woken up."""
-    if sum(resident.decoder.parameters for resident in residents) < _SMALL:
+    """One where there are small models only that run their modules: each of their many operations
+    is over before a second thread has woken up."""
+    decoders = [resident.decoder for resident in residents]
+    compiled = any(decoder.name != ModuleDecoder.name for decoder in decoders)
+    if not compiled and sum(decoder.parameters for decoder in decoders) < _SMALL:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return 1 << ((cores or 1).bit_length() - 1)

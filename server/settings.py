@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         "Share of the memory beside the models for KV. Default: 0.9 on CUDA, else 0.5.",
     )
     threads: Positive | None = _field(
-        "Model", None, "CPU threads of the engine. Default: 1 for small models, else by the cores."
+        "Model",
+        None,
+        "CPU threads of the engine. Default: by the cores; 1 for small models of modules.",
     )
     max_batch_rows: Positive = _field("Model", 2048, "Most tokens in one forward of a model.")
     prefix_cache: bool = _field(
