@@ -21,10 +21,12 @@ from transformers import (
 )
 
 from mcts_core import kernels
+from mcts_core.attention import CPU, AttentionRefused, choose
 from mcts_core.engine.resident import Resident
 from mcts_core.kernels import Library, best_library
 from mcts_core.kv.branch import Branch, Copies, Ledger
 from mcts_core.models.decoder import Rows
+from mcts_core.models.load import decoder_of
 from mcts_core.models.native import NativeDecoder, refusal_of
 
 VOCABULARY = 97
@@ -303,3 +305,17 @@ def test_a_library_from_other_sources_is_refused(
     monkeypatch.setattr(kernels.library, "Step", Longer)
     with pytest.raises(OSError, match="built from other sources: install mcts-serve again"):
         best_library()
+
+
+def test_a_model_is_run_by_the_kernel_where_it_can_be(library: Library) -> None:
+    backend = choose("native", torch.device("cpu"))
+    assert decoder_of(make("llama"), backend, 16).name == library.name
+    gemma = AutoModelForCausalLM.from_config(Gemma2Config(**SIZES))
+    for model, attention, block_size in (
+        (gemma, backend, 16),
+        (make("llama"), backend, 8),
+        (make("llama"), CPU, 16),
+    ):
+        assert decoder_of(model, attention, block_size).name == "modules"
+    with pytest.raises(AttentionRefused, match="'native' needs a CPU"):
+        choose("native", torch.device("cuda"))
