@@ -61,7 +61,8 @@ void product(int64_t rows, const T *x, const void *packed, int64_t outputs, int6
     const int64_t down = (rows + ROWS_A_TASK - 1) / ROWS_A_TASK;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t task = 0; task < across * down; task++) {
-        const int64_t top = task / across * ROWS_A_TASK, first = task % across * wide;
+        // Panels one after the other: what comes from memory is read once.
+        const int64_t top = task % down * ROWS_A_TASK, first = task / down * wide;
         const int64_t bottom = std::min(rows, top + ROWS_A_TASK);
         const T *from = weight + first * PANEL * depth;
         if (wide == 4 && first + wide <= panels) {
