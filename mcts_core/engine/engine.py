@@ -387,9 +387,9 @@ class Engine:
     def _end(self, session: Session) -> None:
         """Whatever the path: nothing of the request is left behind."""
         session.ended = True
-        self._sessions.pop(session, None)
         self._jobs.drop(session)
         session.release()
+        self._sessions.pop(session, None)  # last: the gauges call it running while it holds KV
 
     def _send_events(self) -> None:
         now = self._clock()
