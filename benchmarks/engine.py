@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import peers
 from benchmarks.machine import Machine, measure
 from benchmarks.peers import Generate, complete, served_name, serving
 from benchmarks.plot import plot
@@ -229,6 +231,16 @@ class Bench:
         return (weights + kv) / run.decode_seconds / self.machine.copy_bytes_per_second
 
 
+@contextmanager
+def peer(vllm: str, folder: Path, dtype: str, log: Path) -> Iterator[str]:
+    """The URL of an endpoint that is running already, or of one that runs from here on."""
+    if vllm.startswith(("http://", "https://")):
+        yield vllm
+    else:
+        with peers.vllm(Path(vllm), folder, dtype=dtype, log=log) as url:
+            yield url
+
+
 def table_of(rows: list[Row]) -> Table:
     table = Table(
         *("workload", "variant", "rows", "prompt", "tokens", "tokens/s", "prefill s", "whole"),
@@ -258,7 +270,8 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="By default all cores.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, or auto for this CPU.")] = "auto",
     vllm: Annotated[
-        str | None, typer.Option(help="A running OpenAI endpoint, http://HOST:PORT/v1.")
+        str | None,
+        typer.Option(help="A vllm executable to start, or the endpoint of one that is running."),
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the checkpoint here, for a peer to serve.")
@@ -317,7 +330,8 @@ def main(
             take(bench.http(rows, url, "benchmark:sample", "mcts-serve, HTTP"))
         take(bench.transformers(rows))
         if vllm is not None:
-            take(bench.http(rows, vllm, served_name(vllm), "vLLM, HTTP"))
+            with peer(vllm, folder, dtype, Path(scratch) / "vllm.log") as url:
+                take(bench.http(rows, url, served_name(url), "vLLM, HTTP"))
     output = Console()
     if not output.is_terminal:
         output = Console(width=200)  # a file has no width that columns must fit into
