@@ -271,7 +271,12 @@ class Engine:
         """One forward of one model; returns the number of tokens computed."""
         copies: Copies = []
         batch: list[tuple[Run, Rows]] = []
-        mine = [run for run in self._seating.runs if run.model == name]
+        seating = self._seating
+        mine = [
+            run
+            for run in seating.runs
+            if run.model == name and (run.leader is None or not seating.waits(run))
+        ]
         parked = self._preemption.first_parked(name)
 
         def admit(run: Run, count: int) -> bool:

@@ -54,6 +54,11 @@ class Run(Pending):
     computed again does not count again. None where no sum is wanted."""
     embedding: torch.Tensor | None = None
     """[hidden], their sum so far, in float32."""
+    root: Seat | None = None
+    """Of the prompt, if this run computes it."""
+    leader: Run | None = None
+    """A run that came first and computes a beginning that both prompts have in common: this one
+    waits, and goes on from there."""
     family: list[Run] = field(default_factory=list)
     """All runs that came from the same one by splitting, this one included."""
 
@@ -75,6 +80,12 @@ class Run(Pending):
         its oldest job."""
         session = self.job.session
         return session.priority, session.place, self.job.place
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is about to make a prompt known that others may begin with."""
+        under_way = not (self.settled or self.parked or self.job.session.ended)
+        return under_way and self.root is not None and not self.root.settled
 
     @property
     def prompt_length(self) -> int:
