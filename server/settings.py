@@ -63,7 +63,8 @@ class Settings(BaseSettings):
     attention: Literal["auto", "native", "cpu", "triton"] = _field(
         "Model",
         "auto",
-        "'native' (CPUs with AVX-512), 'triton' (NVIDIA GPUs), 'cpu' (any device), or 'auto'.",
+        "'native' (CPUs with AVX2 or AVX-512), 'triton' (NVIDIA GPUs), 'cpu' (any device), "
+        "or 'auto'.",
     )
 
     host: str = _field("Server", "127.0.0.1", "Address to listen on.")

@@ -54,11 +54,16 @@ std::vector<Group> groups_of(const Step &step, int64_t most) {
     return groups;
 }
 
+// Vectors of a row that are summed up at once, so that the sums stay in registers.
+constexpr int columns(int rows) {
+    return REGISTERS == 32 ? (rows <= 4 ? 4 : 2) : (rows == 1 ? 2 : 1);
+}
+
 template <class T, int ROWS, int CELLS>
 inline void score(const T *query, int64_t dim, const T *const *cell, float *into, int64_t stride) {
     V sum[ROWS][CELLS];
     for (auto &row : sum)
-        for (V &each : row) each = _mm512_setzero_ps();
+        for (V &each : row) each = zero();
     for (int64_t j = 0; j < dim; j += P<T>) {
         V right[CELLS];
         for (int c = 0; c < CELLS; c++) right[c] = part(cell[c] + j * CELL);
@@ -75,7 +80,7 @@ inline void score(const T *query, int64_t dim, const T *const *cell, float *into
 template <class T, int ROWS>
 void score_cells(const T *query, int64_t dim, const T *const *cell, int64_t count, float *into,
                  int64_t stride) {
-    constexpr int CELLS = ROWS <= 4 ? 4 : 2;
+    constexpr int CELLS = columns(ROWS);
     int64_t c = 0;
     for (; c + CELLS <= count; c += CELLS)
         score<T, ROWS, CELLS>(query, dim, cell + c, into + c * CELL, stride);
@@ -106,7 +111,7 @@ inline void gather(const T *weight, int64_t stride, const T *const *cell, int64_
 template <class T, int ROWS>
 void gather_cells(const T *weight, int64_t stride, const T *const *cell, int64_t count,
                   int64_t dim, float *into) {
-    constexpr int WIDTH = ROWS <= 4 ? 4 : 2;
+    constexpr int WIDTH = columns(ROWS);
     int64_t from = 0;
     for (; from + WIDTH * LANES <= dim; from += WIDTH * LANES)
         gather<T, ROWS, WIDTH>(weight, stride, cell, count, dim, from, into);
@@ -117,42 +122,33 @@ void gather_cells(const T *weight, int64_t stride, const T *const *cell, int64_t
 template <class Call>
 void by_tile(int64_t rows, const Call &call) {
     int64_t at = 0;
-    for (; at + 8 <= rows; at += 8) call(at, std::integral_constant<int, 8>{});
-    switch (rows - at) {
-        case 1: return call(at, std::integral_constant<int, 1>{});
-        case 2: return call(at, std::integral_constant<int, 2>{});
-        case 3: return call(at, std::integral_constant<int, 3>{});
-        case 4: return call(at, std::integral_constant<int, 4>{});
-        case 5: return call(at, std::integral_constant<int, 5>{});
-        case 6: return call(at, std::integral_constant<int, 6>{});
-        case 7: return call(at, std::integral_constant<int, 7>{});
-        default: return;
-    }
+    for (; at + TILE <= rows; at += TILE) call(at, std::integral_constant<int, TILE>{});
+    if (at < rows) with_rows(rows - at, [&](auto count) { call(at, count); });
 }
 
 // The softmax's numerators of scores [begin, end) of a row as T, 0 in the rest of [0, whole);
 // returns their sum.
 template <class T>
 float soften(float *scores, int64_t begin, int64_t end, int64_t whole, T *into) {
-    const V never = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    V most = never;
+    const V never = all(-std::numeric_limits<float>::infinity());
+    V peak = never;
     const int64_t from = begin / LANES * LANES;
     for (int64_t at = from; at < end; at += LANES) {
-        const __mmask16 seen = lanes(end - at) & ~lanes(begin - at);
-        const V value = _mm512_mask_mov_ps(never, seen, load(scores + at));
+        const Mask seen = first_without(lanes(end - at), lanes(begin - at));
+        const V value = pick(seen, load(scores + at), never);
         store(scores + at, value);
-        most = _mm512_max_ps(most, value);
+        peak = most(peak, value);
     }
-    const V top = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-    V sum = _mm512_setzero_ps();
-    for (int64_t at = 0; at < from; at += LANES) store(into + at, _mm512_setzero_ps());
+    const V top = all(most_of(peak));
+    V sum = zero();
+    for (int64_t at = 0; at < from; at += LANES) store(into + at, zero());
     for (int64_t at = from; at < whole; at += LANES) {
-        V weight = _mm512_setzero_ps();
-        if (at < end) weight = exponential(_mm512_sub_ps(load(scores + at), top));
-        sum = _mm512_add_ps(sum, weight);
+        V weight = zero();
+        if (at < end) weight = exponential(load(scores + at) - top);
+        sum = sum + weight;
         store(into + at, weight);
     }
-    return _mm512_reduce_add_ps(sum);
+    return sum_of(sum);
 }
 
 template <class T>
@@ -234,9 +230,9 @@ void attend(const Model &model, const Layer &layer, const Step &step, const Grou
     });
     for (int64_t r = 0; r < rows; r++) {
         T *out = into + (group.rows[r / grouped] * model.heads + head * grouped + r % grouped) * dim;
-        const V scale = _mm512_set1_ps(1.0f / scratch.totals[r]);
+        const V scale = all(1.0f / scratch.totals[r]);
         for (int64_t d = 0; d < dim; d += LANES)
-            store(out + d, _mm512_mul_ps(load(scratch.sums.data() + r * dim + d), scale));
+            store(out + d, load(scratch.sums.data() + r * dim + d) * scale);
     }
 }
 

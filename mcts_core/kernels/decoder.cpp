@@ -1,4 +1,5 @@
-// One forward of a dense decoder (Llama, Mistral, Qwen2, Qwen3) over a paged KV cache, on AVX-512.
+// One forward of a dense decoder (Llama, Mistral, Qwen2, Qwen3) over a paged KV cache, on AVX-512 or
+// AVX2.
 //
 // The models' own modules are hundreds of small operations a step, and a step of a small model then
 // costs what calling them costs. Here a step is one call, and a layer eight loops that all threads
@@ -28,17 +29,15 @@
 namespace {
 
 inline V silu(V x) {
-    const V one = _mm512_set1_ps(1.0f);
-    const V grown = exponential(_mm512_sub_ps(_mm512_setzero_ps(), x));
-    return _mm512_div_ps(x, _mm512_add_ps(one, grown));
+    return x / (all(1.0f) + exponential(zero() - x));
 }
 
 // The sum of squares in lanes by index, and the lanes one after the other.
 inline float squares(const float *x, int64_t count) {
-    V sum = _mm512_setzero_ps();
+    V sum = zero();
     int64_t at = 0;
-    for (; at + LANES <= count; at += LANES) sum = _mm512_fmadd_ps(load(x + at), load(x + at), sum);
-    float total = _mm512_reduce_add_ps(sum);
+    for (; at + LANES <= count; at += LANES) sum = times_plus(load(x + at), load(x + at), sum);
+    float total = sum_of(sum);
     for (; at < count; at++) total += x[at] * x[at];
     return total;
 }
@@ -50,8 +49,7 @@ bool norm(const float *x, const float *weight, float epsilon, int64_t count, T *
     const float scale = 1.0f / std::sqrt(total / float(count) + epsilon);
     int64_t at = 0;
     for (; at + LANES <= count; at += LANES)
-        store(into + at, _mm512_mul_ps(load(weight + at),
-                                       _mm512_mul_ps(load(x + at), _mm512_set1_ps(scale))));
+        store(into + at, load(weight + at) * (load(x + at) * all(scale)));
     for (; at < count; at++) narrow(weight[at] * (x[at] * scale), into[at]);
     return std::isfinite(total);
 }
@@ -116,11 +114,10 @@ void forward(const Model &model, Step &step) {
             return [&, bias](int64_t row, int64_t panel, V low, V high) {
                 int64_t n = panel * PANEL;
                 for (V each : {low, high}) {
-                    const __mmask16 some = lanes(hidden - n);
-                    if (bias) each = _mm512_add_ps(each, _mm512_maskz_loadu_ps(some, bias + n));
+                    const Mask some = lanes(hidden - n);
+                    if (bias) each = each + load_some(bias + n, some, zero());
                     float *at = x.data() + row * hidden + n;
-                    _mm512_mask_storeu_ps(
-                        at, some, _mm512_add_ps(_mm512_maskz_loadu_ps(some, at), each));
+                    store_some(at, some, load_some(at, some, zero()) + each);
                     n += LANES;
                 }
             };
@@ -140,8 +137,8 @@ void forward(const Model &model, Step &step) {
                        [&](int64_t row, int64_t panel, V low, V high) {
                            float *at = qkv.data() + row * padded + panel * PANEL;
                            if (const float *bias = layer.qkv_bias) {
-                               low = _mm512_add_ps(low, load(bias + panel * PANEL));
-                               high = _mm512_add_ps(high, load(bias + panel * PANEL + LANES));
+                               low = low + load(bias + panel * PANEL);
+                               high = high + load(bias + panel * PANEL + LANES);
                            }
                            store(at, low);
                            store(at + LANES, high);
@@ -185,11 +182,10 @@ void forward(const Model &model, Step &step) {
             product<T>(tokens, normed.data(), layer.gate_up, 2 * deep, hidden,
                        [&](int64_t row, int64_t panel, V gate, V up) {
                            if (const float *bias = layer.gate_up_bias) {
-                               gate = _mm512_add_ps(gate, load(bias + panel * PANEL));
-                               up = _mm512_add_ps(up, load(bias + panel * PANEL + LANES));
+                               gate = gate + load(bias + panel * PANEL);
+                               up = up + load(bias + panel * PANEL + LANES);
                            }
-                           store(inner.data() + row * deep + panel * LANES,
-                                 _mm512_mul_ps(silu(gate), up));
+                           store(inner.data() + row * deep + panel * LANES, silu(gate) * up);
                        });
             product<T>(tokens, inner.data(), layer.down, hidden, deep, plus(layer.down_bias));
         }
@@ -205,9 +201,8 @@ void forward(const Model &model, Step &step) {
                        [&](int64_t row, int64_t panel, V low, V high) {
                            const int64_t n = panel * PANEL;
                            float *at = step.logits + row * model.vocabulary + n;
-                           _mm512_mask_storeu_ps(at, lanes(model.vocabulary - n), low);
-                           _mm512_mask_storeu_ps(at + LANES, lanes(model.vocabulary - n - LANES),
-                                                 high);
+                           store_some(at, lanes(model.vocabulary - n), low);
+                           store_some(at + LANES, lanes(model.vocabulary - n - LANES), high);
                        });
     }
 }

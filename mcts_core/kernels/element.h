@@ -32,9 +32,9 @@ inline void narrow(float value, BFloat16 &into) {  // to nearest, ties to even; 
 }
 
 // What a lane multiplies: one float32, or a pair of bfloat16.
-inline V part(const float *from) { return _mm512_loadu_ps(from); }
-inline V everywhere(const float *from) { return _mm512_set1_ps(*from); }
-inline V fma(V sum, V left, V right, float) { return _mm512_fmadd_ps(left, right, sum); }
+inline V part(const float *from) { return load(from); }
+inline V everywhere(const float *from) { return all(*from); }
+inline V fma(V sum, V left, V right, float) { return times_plus(left, right, sum); }
 #ifdef __AVX512BF16__
 inline V part(const BFloat16 *from) { return _mm512_loadu_ps(from); }
 inline V everywhere(const BFloat16 *from) {
@@ -49,5 +49,15 @@ inline void store(BFloat16 *into, V value) {
     _mm256_storeu_si256((__m256i *)into, (__m256i)_mm512_cvtneps_pbh(value));
 }
 #endif
+
+constexpr int TILE = REGISTERS == 32 ? 8 : 3;  // rows that are computed at once
+
+// Calls with a number of rows from 1 to TILE as a constant.
+template <int MOST = TILE, class Call>
+inline void with_rows(int64_t rows, const Call &call) {
+    if constexpr (MOST > 1)
+        if (rows < MOST) return with_rows<MOST - 1>(rows, call);
+    call(std::integral_constant<int, MOST>{});
+}
 
 }  // namespace

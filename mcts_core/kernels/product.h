@@ -9,7 +9,8 @@
 namespace {
 
 constexpr int64_t PANEL = 32;
-constexpr int64_t TILE = 8;          // rows that are computed at once
+constexpr int64_t FEW = REGISTERS == 32 ? 3 : 1;  // rows that take `WIDE` panels at once
+constexpr int64_t WIDE = REGISTERS == 32 ? 4 : 2;
 constexpr int64_t ROWS_A_TASK = 64;
 
 // `rows` rows (at most TILE) of x [., depth] times `panels` panels; `done(row, panel, low, high)`
@@ -18,7 +19,7 @@ template <class T, int ROWS, int PANELS, class Done>
 inline void tile(const T *x, const T *weight, int64_t depth, const Done &done) {
     V sum[ROWS][2 * PANELS];
     for (auto &row : sum)
-        for (V &each : row) each = _mm512_setzero_ps();
+        for (V &each : row) each = zero();
     for (int64_t k = 0; k < depth; k += P<T>) {
         V right[2 * PANELS];
         for (int p = 0; p < PANELS; p++) {
@@ -37,16 +38,7 @@ inline void tile(const T *x, const T *weight, int64_t depth, const Done &done) {
 
 template <class T, int PANELS, class Done>
 void tile_of(int64_t rows, const T *x, const T *weight, int64_t depth, const Done &done) {
-    switch (rows) {
-        case 1: return tile<T, 1, PANELS>(x, weight, depth, done);
-        case 2: return tile<T, 2, PANELS>(x, weight, depth, done);
-        case 3: return tile<T, 3, PANELS>(x, weight, depth, done);
-        case 4: return tile<T, 4, PANELS>(x, weight, depth, done);
-        case 5: return tile<T, 5, PANELS>(x, weight, depth, done);
-        case 6: return tile<T, 6, PANELS>(x, weight, depth, done);
-        case 7: return tile<T, 7, PANELS>(x, weight, depth, done);
-        default: return tile<T, 8, PANELS>(x, weight, depth, done);
-    }
+    with_rows(rows, [&](auto count) { tile<T, count, PANELS>(x, weight, depth, done); });
 }
 
 // x [rows, depth] times a packed weight, shared out among the threads of the enclosing region;
@@ -56,7 +48,7 @@ void product(int64_t rows, const T *x, const void *packed, int64_t outputs, int6
              const Done &done) {
     const T *weight = static_cast<const T *>(packed);
     const int64_t panels = (outputs + PANEL - 1) / PANEL;
-    const int64_t wide = rows <= 3 ? 4 : 1;
+    const int64_t wide = rows <= FEW ? WIDE : 1;
     const int64_t across = (panels + wide - 1) / wide;
     const int64_t down = (rows + ROWS_A_TASK - 1) / ROWS_A_TASK;
 #pragma omp for schedule(dynamic, 1)
@@ -65,15 +57,15 @@ void product(int64_t rows, const T *x, const void *packed, int64_t outputs, int6
         const int64_t top = task % down * ROWS_A_TASK, first = task / down * wide;
         const int64_t bottom = std::min(rows, top + ROWS_A_TASK);
         const T *from = weight + first * PANEL * depth;
-        if (wide == 4 && first + wide <= panels) {
-            tile_of<T, 4>(rows, x, from, depth, [&](int r, int p, V low, V high) {
+        if (wide > 1 && first + wide <= panels) {
+            tile_of<T, WIDE>(rows, x, from, depth, [&](int r, int p, V low, V high) {
                 done(r, first + p, low, high);
             });
             continue;
         }
         for (int64_t panel = first; panel < std::min(panels, first + wide); panel++)
             for (int64_t row = top; row < bottom; row += TILE)
-                tile_of<T, 1>(std::min(TILE, bottom - row), x + row * depth,
+                tile_of<T, 1>(std::min<int64_t>(TILE, bottom - row), x + row * depth,
                               weight + panel * PANEL * depth, depth,
                               [&](int r, int, V low, V high) { done(row + r, panel, low, high); });
     }

@@ -45,10 +45,10 @@ struct Scratch {
 };
 
 double sum(const float *weights, int64_t count) {
-    V total = _mm512_setzero_ps();
+    V total = zero();
     for (int64_t at = 0; at < count; at += LANES)
-        total = _mm512_add_ps(total, _mm512_maskz_loadu_ps(lanes(count - at), weights + at));
-    return _mm512_reduce_add_ps(total);
+        total = total + load_some(weights + at, lanes(count - at), zero());
+    return sum_of(total);
 }
 
 double add_runs(Scratch &scratch, int64_t vocabulary) {
@@ -65,17 +65,16 @@ double add_runs(Scratch &scratch, int64_t vocabulary) {
 // peak and the sum, which are not finite if a logit is NaN or infinite, or all are -infinite.
 std::pair<float, double> soften(const float *logits, int64_t vocabulary, float temperature,
                                 Scratch &scratch) {
-    const V never = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    V most = never;
+    const V never = all(-std::numeric_limits<float>::infinity());
+    V highest = never;
     for (int64_t at = 0; at < vocabulary; at += LANES)
-        most = _mm512_max_ps(most, _mm512_mask_loadu_ps(never, lanes(vocabulary - at), logits + at));
-    const float peak = _mm512_reduce_max_ps(most);
-    const V top = _mm512_set1_ps(peak), cold = _mm512_set1_ps(1.0f / temperature);
+        highest = most(highest, load_some(logits + at, lanes(vocabulary - at), never));
+    const float peak = most_of(highest);
+    const V top = all(peak), cold = all(1.0f / temperature);
     scratch.weights.resize((vocabulary + LANES - 1) / LANES * LANES);
     for (int64_t at = 0; at < vocabulary; at += LANES) {
-        const __mmask16 some = lanes(vocabulary - at);
-        const V x = _mm512_mask_loadu_ps(never, some, logits + at);
-        store(scratch.weights.data() + at, exponential(_mm512_mul_ps(_mm512_sub_ps(x, top), cold)));
+        const V x = load_some(logits + at, lanes(vocabulary - at), never);
+        store(scratch.weights.data() + at, exponential((x - top) * cold));
     }
     return {peak, add_runs(scratch, vocabulary)};
 }
