@@ -63,12 +63,14 @@ $(VENV)/.torch: pyproject.toml | $(BIN)/python
 	fi
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch
+KERNELS := $(wildcard mcts_core/kernels/*.cpp mcts_core/kernels/*.h)
+
+$(VENV)/.installed: $(VENV)/.torch $(KERNELS)
 	@echo "Installing mcts-serve and what it needs"
 	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.torch
+$(VENV)/.installed-dev: $(VENV)/.torch $(KERNELS)
 	@echo "Installing mcts-serve and what its tests need"
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed

@@ -4,7 +4,7 @@
 
 Every option is made beforehand and handed over at once, so that what is timed is the search:
 selection, expansion, merge, evaluation, backup, budget and queue, on one core. Prints the median
-microseconds of a simulation at several sizes of the tree, and how many that is a second.
+CPU microseconds of a simulation at several sizes of the tree, and how many that is a second.
 """
 
 from __future__ import annotations
@@ -127,18 +127,19 @@ def begin(parameters: SearchParameters, simulations: int) -> Search:
 
 
 def grow(search: Search, evaluator: FreeEvaluator, marks: list[int]) -> list[float]:
-    """Runs `search`; the time at which it had made each of `marks` simulations, ascending."""
+    """Runs `search` until it has made the last of `marks` simulations; the process's CPU seconds
+    at each mark, which are the same whatever else the machine is doing."""
     times: list[float] = []
     ahead = iter(marks)
     mark = next(ahead)
     pending = [work for work in search.start() if not isinstance(work, Release)]
-    while search.result is None:
+    while len(times) < len(marks):
         work = pending.pop(0)
         pending += [
             new for new in search.deliver(work, evaluator(work)) if not isinstance(new, Release)
         ]
         if search.progress.simulations >= mark:
-            times.append(time.perf_counter())
+            times.append(time.process_time())
             mark = next(ahead, 1 << 62)
     return times
 
@@ -150,7 +151,7 @@ def cost(parameters: SearchParameters, size: int, repeat: int) -> float:
     found: list[float] = []
     for seed in range(repeat):
         evaluator = FreeEvaluator(seed)
-        search = begin(parameters, high)
+        search = begin(parameters, 2 * high)  # so that its end, with the readout, is not timed
         gc.collect()
         began, ended = grow(search, evaluator, [low, high])
         found.append((ended - began) / (high - low))

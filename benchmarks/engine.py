@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import peers
 from benchmarks.machine import Machine, measure
 from benchmarks.peers import Generate, complete, served_name, serving
 from benchmarks.plot import plot
@@ -43,6 +45,8 @@ class Row:
     tokens: int
     tokens_per_second: float
     prefill_seconds: float | None = None
+    whole_tokens_per_second: float | None = None
+    """The prompts' computation included."""
     outside_forward: float | None = None
     matmul_share: float | None = None
     copy_share: float | None = None
@@ -202,6 +206,9 @@ class Bench:
             runs[-1].tokens,
             statistics.median(each.tokens / each.decode_seconds for each in runs),
             prefill_seconds=statistics.median(each.prefill_seconds for each in runs),
+            whole_tokens_per_second=statistics.median(
+                each.tokens / (each.prefill_seconds + each.decode_seconds) for each in runs
+            ),
             outside_forward=statistics.median(
                 1 - each.forward_seconds / each.decode_seconds for each in runs
             ),
@@ -224,9 +231,19 @@ class Bench:
         return (weights + kv) / run.decode_seconds / self.machine.copy_bytes_per_second
 
 
+@contextmanager
+def peer(vllm: str, folder: Path, dtype: str, log: Path) -> Iterator[str]:
+    """The URL of an endpoint that is running already, or of one that runs from here on."""
+    if vllm.startswith(("http://", "https://")):
+        yield vllm
+    else:
+        with peers.vllm(Path(vllm), folder, dtype=dtype, log=log) as url:
+            yield url
+
+
 def table_of(rows: list[Row]) -> Table:
     table = Table(
-        *("workload", "variant", "rows", "prompt", "tokens", "tokens/s", "prefill s"),
+        *("workload", "variant", "rows", "prompt", "tokens", "tokens/s", "prefill s", "whole"),
         *("outside forward", "of matmul", "of copy", "KV blocks", "critic tokens"),
     )
     for row in rows:
@@ -235,6 +252,7 @@ def table_of(rows: list[Row]) -> Table:
             *(row.workload, row.variant, str(row.rows), str(row.prompt), str(row.tokens)),
             f"{row.tokens_per_second:,.0f}",
             "" if row.prefill_seconds is None else f"{row.prefill_seconds:.2f}",
+            "" if row.whole_tokens_per_second is None else f"{row.whole_tokens_per_second:,.0f}",
             *("" if share is None else f"{share:.1%}" for share in shares),
             *(
                 "" if count is None else str(count)
@@ -252,7 +270,8 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="By default all cores.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, or auto for this CPU.")] = "auto",
     vllm: Annotated[
-        str | None, typer.Option(help="A running OpenAI endpoint, http://HOST:PORT/v1.")
+        str | None,
+        typer.Option(help="A vllm executable to start, or the endpoint of one that is running."),
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the checkpoint here, for a peer to serve.")
@@ -311,7 +330,8 @@ def main(
             take(bench.http(rows, url, "benchmark:sample", "mcts-serve, HTTP"))
         take(bench.transformers(rows))
         if vllm is not None:
-            take(bench.http(rows, vllm, served_name(vllm), "vLLM, HTTP"))
+            with peer(vllm, folder, dtype, Path(scratch) / "vllm.log") as url:
+                take(bench.http(rows, url, served_name(url), "vLLM, HTTP"))
     output = Console()
     if not output.is_terminal:
         output = Console(width=200)  # a file has no width that columns must fit into

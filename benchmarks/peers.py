@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +18,8 @@ import httpx
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.shapes import CONTEXT_LENGTH
+
 STARTING_SECONDS = 600.0
 
 
@@ -27,33 +29,61 @@ def serving(folder: Path, *, dtype: str, clients: int, threads: int, log: Path) 
 
     Raises `RuntimeError` with the server's log when it does not start.
     """
-    flags = ["--model", str(folder), "--served-model-name", "benchmark", "--port", "0"]
+    port = _free_port()
+    flags = ["--model", str(folder), "--served-model-name", "benchmark", "--port", str(port)]
     flags += ["--dtype", dtype, "--max-running", str(clients), "--threads", str(threads)]
+    command = [sys.executable, "-m", "server", "serve", *flags]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("MCTS_SERVE_")
     }
+    with _running(command, environment, f"http://127.0.0.1:{port}", "ready", log) as url:
+        yield url
+
+
+@contextmanager
+def vllm(executable: Path, folder: Path, *, dtype: str, log: Path) -> Iterator[str]:
+    """`vllm serve` over the checkpoint, as `serving`: it is there only while it is measured, for
+    idle it still takes part of a core."""
+    port = _free_port()
+    flags = ["--dtype", dtype, "--max-model-len", str(CONTEXT_LENGTH), "--port", str(port)]
+    environment = {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2", **os.environ}
+    environment.pop("PYTHONPATH", None)  # it has an environment of its own
+    command = [str(executable), "serve", str(folder), *flags]
+    with _running(command, environment, f"http://127.0.0.1:{port}", "health", log) as url:
+        yield url
+
+
+@contextmanager
+def _running(
+    command: list[str], environment: dict[str, str], url: str, ready: str, log: Path
+) -> Iterator[str]:
+    """A server's process, from when its path `ready` answers; yields `url` with `/v1`."""
     with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", *flags],
-            stdout=output,
-            stderr=output,
-            env=environment,
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
-        yield _ready(process, log)
+        deadline = time.monotonic() + STARTING_SECONDS
+        while not _answers(f"{url}/{ready}"):
+            if process.poll() is not None or time.monotonic() >= deadline:
+                text = log.read_text(encoding="utf-8")
+                raise RuntimeError(f"{command[0]} did not start:\n{text}")
+            time.sleep(0.1)
+        yield f"{url}/v1"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
 
 
-def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + STARTING_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        found = re.search(r"(http://[\d.:]+)[^\d.:]", log.read_text(encoding="utf-8"))
-        if found and httpx.get(f"{found[1]}/ready").status_code == 200:
-            return f"{found[1]}/v1"
-        time.sleep(0.1)
-    raise RuntimeError(f"the server did not start:\n{log.read_text(encoding='utf-8')}")
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def served_name(url: str) -> str:

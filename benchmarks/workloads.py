@@ -18,20 +18,23 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
 from benchmarks.shapes import CONTEXT_LENGTH, prompts
 from critics.head import Head
-from mcts_core.attention import CPU, Backend
-from mcts_core.attention.cpu import paged_attention
-from mcts_core.attention.interface import AttentionBatch
-from mcts_core.attention.plan import make_plan
+from mcts_core.attention import choose
+from mcts_core.attention.interface import Reads
+from mcts_core.engine.compiled_sampler import CompiledSampler
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.pending import Pending
 from mcts_core.engine.resident import Resident
+from mcts_core.engine.sampler import sample
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.scoring import Scoring
 from mcts_core.engine.seating import POLICY, Seating
 from mcts_core.engine.session import Job, Session
 from mcts_core.engine.state import NodeState
+from mcts_core.kv.storage import KVStorage
+from mcts_core.models.decoder import Computed, Decoder, Rows
 from mcts_core.models.gate import admit
+from mcts_core.models.load import decoder_of
 from mcts_core.models.tokenizer import ModelTokenizer
 from mcts_core.query import Event, Reply
 from mcts_core.search.search import Progress, SearchFailed, SearchResult
@@ -53,19 +56,22 @@ BLOCK_SIZE = 16
 Plan = Generator[Sequence[Work], list[Any], None]
 
 
-def _flat_attention(
-    module: torch.nn.Module, *tensors: Any, batch: AttentionBatch, **options: Any
-) -> tuple[torch.Tensor, None]:
-    """`paged_attention`, but each row reads its whole context by itself."""
-    window, device = options.get("sliding_window"), tensors[0].device
-    size = batch.storage.block_size
-    batch.plan(
-        window, lambda: make_plan(batch.rows, window, size, device, tile_rows=1, trunks=False)
-    )
-    return paged_attention(module, *tensors, batch=batch, **options)
+class Timed:
+    """A decoder, and the time that its forwards took."""
 
+    def __init__(self, decoder: Decoder) -> None:
+        self.seconds, self.forwards = 0.0, 0
+        self.name, self.parameters = decoder.name, decoder.parameters
+        self.vocabulary, self.hidden = decoder.vocabulary, decoder.hidden
+        self.context_length = decoder.context_length
+        self._decoder = decoder
 
-FLAT = Backend("flat", _flat_attention)
+    def forward(self, sequences: Sequence[Rows], storage: KVStorage, reads: Reads) -> Computed:
+        began = time.perf_counter()
+        computed = self._decoder.forward(sequences, storage, reads)
+        self.seconds += time.perf_counter() - began
+        self.forwards += 1
+        return computed
 
 
 class ScoringAnew(Scoring):
@@ -174,20 +180,26 @@ class Workbench:
         critic: bool = False,
         incremental: bool = True,
     ) -> None:
-        """`critic` adds a step critic of the policy's size with a model of its own;
-        `incremental` says whether its KV is kept from step to step."""
-        backend = CPU if trunks else FLAT
+        """Without `trunks` each row reads its whole context by itself. `critic` adds a step critic
+        of the policy's size with a model of its own; `incremental` says whether its KV is kept from
+        step to step."""
+        device = torch.device("cpu")
+        backend = choose("auto", device)
         blocks = pool_tokens // BLOCK_SIZE + 1
-        self._forward_seconds, self._forwards, self._began = 0.0, 0, 0.0
+        self._decoders: list[Timed] = []
 
         def seat(model: Any, heads: Mapping[str, Head]) -> Resident:
             model.to(dtype).eval().requires_grad_(False)
             admit(model, "benchmark", backend)
-            model.register_forward_pre_hook(self._before)
-            model.register_forward_hook(self._after)
-            device = torch.device("cpu")
+            decoder = Timed(decoder_of(model, backend, BLOCK_SIZE, trunks=trunks))
+            self._decoders.append(decoder)
             return Resident(
-                model, heads=heads, blocks=blocks, block_size=BLOCK_SIZE, dtype=dtype, device=device
+                decoder,
+                heads=heads,
+                blocks=blocks,
+                block_size=BLOCK_SIZE,
+                dtype=dtype,
+                device=device,
             )
 
         config = Qwen2Config.from_pretrained(folder)
@@ -217,6 +229,7 @@ class Workbench:
             lambda: Scheduler(2048, 512),
             attention=backend.name,
             threads=threads,
+            sampler=sample if backend.library is None else CompiledSampler(backend.library),
         )
         self._engine.start()
 
@@ -297,11 +310,6 @@ class Workbench:
 
     def _mark(self) -> Mark:
         read = sum(resident.reads.read for resident in self._residents.values())
-        return Mark(time.perf_counter(), self._forward_seconds, self._forwards, read)
-
-    def _before(self, *_: Any) -> None:
-        self._began = time.perf_counter()
-
-    def _after(self, *_: Any) -> None:
-        self._forward_seconds += time.perf_counter() - self._began
-        self._forwards += 1
+        seconds = sum(decoder.seconds for decoder in self._decoders)
+        forwards = sum(decoder.forwards for decoder in self._decoders)
+        return Mark(time.perf_counter(), seconds, forwards, read)

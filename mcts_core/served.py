@@ -18,10 +18,12 @@ from critics.card import CriticCard
 from critics.critic import Critic
 from mcts_core.attention import choose
 from mcts_core.attention.interface import CHUNK_TOKENS
+from mcts_core.engine.compiled_sampler import CompiledSampler
 from mcts_core.engine.engine import Engine
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.pools import fit_pools
 from mcts_core.engine.resident import Resident
+from mcts_core.engine.sampler import sample
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.scoring import Scoring
 from mcts_core.engine.seating import POLICY, Seating
@@ -30,6 +32,7 @@ from mcts_core.models.fit import check_sizes, check_tokens
 from mcts_core.models.hub import locate
 from mcts_core.models.load import end_tokens, load_resident
 from mcts_core.models.manifest import Manifest
+from mcts_core.models.modules import ModuleDecoder
 from mcts_core.models.precision import AUTO, device_of, dtype_of
 from mcts_core.models.tokenizer import ModelTokenizer
 from mcts_core.query import EngineGauges, Event, Query, QueryError, Reply, Tokenizer
@@ -233,8 +236,11 @@ def _slice_tokens(max_batch_rows: int) -> int:
 
 
 def _threads(residents: Iterable[Resident]) -> int:
-    """One for small models, whose steps are over before a second thread has woken up."""
-    if sum(resident.decoder.parameters for resident in residents) < _SMALL:
+    """One where there are small models only that run their modules: each of their many operations
+    is over before a second thread has woken up."""
+    decoders = [resident.decoder for resident in residents]
+    compiled = any(decoder.name != ModuleDecoder.name for decoder in decoders)
+    if not compiled and sum(decoder.parameters for decoder in decoders) < _SMALL:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return 1 << ((cores or 1).bit_length() - 1)
@@ -341,6 +347,7 @@ def load(
         lambda: Scheduler(max_batch_rows, slice_tokens),
         attention=backend.name,
         threads=threads or _threads(residents.values()),
+        sampler=sample if backend.library is None else CompiledSampler(backend.library),
     )
     engine.start()
     pools = engine.gauges().pools

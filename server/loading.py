@@ -36,9 +36,12 @@ def loader_of(settings: Settings) -> model.Load:
 
 
 def _load(settings: Settings, reference: str, progress: model.Progress) -> Served:
-    # Read when torch is loaded: idle threads sleep instead of spinning. On a busy machine spinning
-    # makes every step wait for a time slice of the scheduler's.
+    # Read when torch is loaded: threads that wait go to sleep soon. Those that spin on keep the
+    # event loop from its core, and on a busy machine every step waits for the scheduler's time
+    # slice; but a compiled step's threads meet every few microseconds, and are not put to sleep
+    # for that. The count is some ten microseconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     progress("importing libraries", 0.0)
     from mcts_core import served
 

@@ -52,14 +52,19 @@ class Settings(BaseSettings):
         "Share of the memory beside the models for KV. Default: 0.9 on CUDA, else 0.5.",
     )
     threads: Positive | None = _field(
-        "Model", None, "CPU threads of the engine. Default: 1 for small models, else by the cores."
+        "Model",
+        None,
+        "CPU threads of the engine. Default: by the cores; 1 for small models of modules.",
     )
     max_batch_rows: Positive = _field("Model", 2048, "Most tokens in one forward of a model.")
     prefix_cache: bool = _field(
         "Model", True, "Keep the KV of prompts, for later ones that begin alike."
     )
-    attention: Literal["auto", "cpu", "triton"] = _field(
-        "Model", "auto", "'triton' (NVIDIA GPUs), 'cpu' (any device), or 'auto'."
+    attention: Literal["auto", "native", "cpu", "triton"] = _field(
+        "Model",
+        "auto",
+        "'native' (CPUs with AVX2 or AVX-512), 'triton' (NVIDIA GPUs), 'cpu' (any device), "
+        "or 'auto'.",
     )
 
     host: str = _field("Server", "127.0.0.1", "Address to listen on.")

@@ -61,8 +61,8 @@ def _native(device: torch.device) -> Backend:
     library = best_library()
     if device.type != "cpu" or library is None:
         raise AttentionRefused(
-            "attention 'native' needs a CPU with AVX-512 as the device, and a C++ compiler when "
-            "the package is installed: use attention 'cpu'"
+            "attention 'native' needs a CPU with AVX2 or AVX-512 as the device, and a C++ compiler "
+            "when the package is installed: use attention 'cpu'"
         )
     return Backend("native", paged_attention, library)
 

@@ -58,6 +58,7 @@ def paged_attention(
             batch.storage.block_size,
             query.device,
             tile_rows=_tile_rows(grouped),
+            trunks=batch.trunks,
         ),
     )
     batch.reads.read += plan.read

@@ -69,6 +69,8 @@ class AttentionBatch:
     chunks: Sequence[Chunk]
     reads: Reads = field(default_factory=Reads)
     """What the layers read is added here."""
+    trunks: bool = True
+    """Whether blocks that several rows share are read once for all of them."""
     _plans: dict[int | None, Any] = field(default_factory=dict)
 
     def plan(self, window: int | None, make: Callable[[], Planned]) -> Planned:

@@ -8,7 +8,7 @@ from copy import copy
 import torch
 
 from mcts_core.engine.actions import ActionFilter
-from mcts_core.engine.noise import uniform
+from mcts_core.engine.noise import Noise
 from mcts_core.engine.sampler import Draw, Drawn
 from mcts_core.engine.siblings import SiblingFilter
 from mcts_core.engine.text import CONTEXT_TOKENS, Decoder, OptionText, Written, read
@@ -32,7 +32,7 @@ class Decode:
         "_end_tokens",
         "_greedy_draw",
         "_limit",
-        "_node",
+        "_noise",
         "_sampling",
         "_siblings",
         "_stream",
@@ -71,7 +71,7 @@ class Decode:
         no text has to be looked at. `before` are the tokens that the option continues; `tail` and
         `begun` as for `OptionText`."""
         self._sampling = sampling
-        self._node = node
+        self._noise = Noise(sampling.seed, node)
         self.draws = draws
         self._greedy_draw = greedy_draw
         self._limit = limit
@@ -104,7 +104,7 @@ class Decode:
         rows: list[Draw] = []
         for draw in self.draws:
             greedy = not sampling.temperature or draw == self._greedy_draw
-            noise = 0.0 if greedy else uniform(sampling.seed, self._node, draw, position)
+            noise = 0.0 if greedy else self._noise.uniform(draw, position)
             left = None if actions is None else actions.left(draw)
             rows.append(
                 Draw(sampling, greedy, noise, factors, tokens, prompt_length, allowed, left)

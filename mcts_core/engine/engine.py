@@ -21,7 +21,7 @@ from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.preemption import Preemption
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.run import Run
-from mcts_core.engine.sampler import Draw, Drawn, sample
+from mcts_core.engine.sampler import Draw, Drawn, Sampler, sample
 from mcts_core.engine.scheduler import Scheduler
 from mcts_core.engine.session import Job, Session
 from mcts_core.engine.text import StepRuleTooSlow
@@ -56,6 +56,7 @@ class Engine:
         *,
         attention: str,
         threads: int | None,
+        sampler: Sampler = sample,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`attention` is the name of the backend that the models were loaded with."""
@@ -66,6 +67,7 @@ class Engine:
         self._schedulers = {name: scheduler() for name in residents}
         self._attention = attention
         self._threads = threads
+        self._sample = sampler
         self._clock = clock
         self._inbox: deque[tuple[str, Session]] = deque()
         self._wake = threading.Event()
@@ -173,15 +175,15 @@ class Engine:
         for name, resident in self._residents.items():
             rows += self._forward(name, resident, stalled)
         progress = self._scoring.run() or progress or rows > 0
-        taking_part = tuple(self._sessions)
+        ended = self._clock()
+        for session in self._sessions:
+            assert session.begun is not None
+            session.account.model_seconds += ended - max(began, session.begun)
         progress = self._deliver() or progress
         if stalled or self._seating.parked:
             self._preemption.relieve(self._sessions, stalled, progress=progress)
-        seconds = self._clock() - began
-        for session in taking_part:
-            session.account.model_seconds += seconds
         self._steps += 1
-        self._step_seconds += seconds
+        self._step_seconds += self._clock() - began
         self._step_rows += rows
         self._last_rows = rows
         self._send_events()
@@ -229,7 +231,7 @@ class Engine:
                 logits += [decode.logits] * len(rows)
                 draws += rows
             total += len(draws)
-            drawn = sample(logits, draws)
+            drawn = self._sample(logits, draws)
             at = 0
             for run, decode in waiting:
                 end = at + len(decode.draws)
@@ -240,6 +242,9 @@ class Engine:
 
     def _take(self, run: Run, decode: Decode, drawn: Sequence[Drawn | None]) -> None:
         """Takes a run's draws on by a token each; those that differ go on in runs of their own."""
+        if len(decode.draws) == 1 and drawn[0] is not None:
+            self._take_one(run, decode, drawn[0])
+            return
         by_token: dict[int, tuple[Drawn, list[int]]] = {}
         for draw, found in zip(decode.draws, drawn, strict=True):
             if found is None:
@@ -251,19 +256,27 @@ class Engine:
         self._seating.runs.extend(other for other, _ in parting)
         for each, found in ((run, first[0]), *parting):
             assert each.decode is not None
-            try:
-                each.tokens.append(each.decode.take(found))
-            except StepRuleTooSlow as error:
-                self._seating.fail(each, Failed("internal", str(error)))
-                continue
-            if each.decode.finish is not None and not each.compute_last:
-                each.settle()
+            self._take_one(each, each.decode, found)
+
+    def _take_one(self, run: Run, decode: Decode, found: Drawn) -> None:
+        try:
+            run.tokens.append(decode.take(found))
+        except StepRuleTooSlow as error:
+            self._seating.fail(run, Failed("internal", str(error)))
+            return
+        if decode.finish is not None and not run.compute_last:
+            run.settle()
 
     def _forward(self, name: str, resident: Resident, stalled: list[Run]) -> int:
         """One forward of one model; returns the number of tokens computed."""
         copies: Copies = []
         batch: list[tuple[Run, Rows]] = []
-        mine = [run for run in self._seating.runs if run.model == name]
+        seating = self._seating
+        mine = [
+            run
+            for run in seating.runs
+            if run.model == name and (run.leader is None or not seating.waits(run))
+        ]
         parked = self._preemption.first_parked(name)
 
         def admit(run: Run, count: int) -> bool:
@@ -295,14 +308,13 @@ class Engine:
             return 0
         hidden = computed.hidden.unbind(0)
         logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
-        finite = computed.hidden.isfinite().all(dim=-1).tolist()
         end = 0
         for run, rows in batch:
             count, at = len(rows.tokens), end
             end += len(rows.ends)
             run.tally.computed += count
             run.charge(rows.start + count)
-            if all(finite[at:end]):
+            if all(computed.finite[at:end]):
                 run.computed(rows.start, rows.ends, hidden[at:end], logits[at:end])
             else:
                 self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
@@ -380,9 +392,9 @@ class Engine:
     def _end(self, session: Session) -> None:
         """Whatever the path: nothing of the request is left behind."""
         session.ended = True
-        self._sessions.pop(session, None)
         self._jobs.drop(session)
         session.release()
+        self._sessions.pop(session, None)  # last: the gauges call it running while it holds KV
 
     def _send_events(self) -> None:
         now = self._clock()

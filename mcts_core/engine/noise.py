@@ -10,26 +10,43 @@ _ROTATIONS = tuple(sqrt(prime) % 1.0 for prime in (2, 3, 5, 7, 11, 13, 17, 19))
 """Irrational steps, one for each of an option's first tokens (Richtmyer's sequence)."""
 
 
+class Noise:
+    """The numbers of one node: a key's common beginning is hashed once."""
+
+    __slots__ = ("_draws", "_node")
+
+    def __init__(self, seed: int, node: int) -> None:
+        self._node = _absorbed(_absorbed(0, seed), node)
+        self._draws: dict[int, int] = {}
+
+    def uniform(self, draw: int, position: int) -> float:
+        """A number in [0, 1), the same for the same key in any batch and on any machine.
+
+        Each number by itself is uniform. Over the draws from one node, those for the first
+        positions are spread evenly: a random start, and then steps of an irrational number (a
+        randomly shifted Kronecker sequence; Cranley and Patterson, 1976). Options drawn side by
+        side, which cannot know of each other yet, so rarely come out the same.
+        """
+        if position < len(_ROTATIONS):
+            return (self._number(0, position) + draw * _ROTATIONS[position]) % 1.0
+        return self._number(draw, position)
+
+    def _number(self, draw: int, position: int) -> float:
+        state = self._draws.get(draw)
+        if state is None:
+            state = self._draws[draw] = _absorbed(self._node, draw)
+        return (_absorbed(state, position) >> 11) * 2.0**-53
+
+
 def uniform(seed: int, node: int, draw: int, position: int) -> float:
-    """A number in [0, 1), the same for the same key in any batch and on any machine.
-
-    Each number by itself is uniform. Over the draws from one node, those for the first positions
-    are spread evenly: a random start, and then steps of an irrational number (a randomly shifted
-    Kronecker sequence; Cranley and Patterson, 1976). Options drawn side by side, which cannot know
-    of each other yet, so rarely come out the same.
-    """
-    if position < len(_ROTATIONS):
-        return (_hashed(seed, node, 0, position) + draw * _ROTATIONS[position]) % 1.0
-    return _hashed(seed, node, draw, position)
+    """One number; see `Noise.uniform`."""
+    return Noise(seed, node).uniform(draw, position)
 
 
-def _hashed(*words: int) -> float:
-    """The words absorbed one after the other by the finaliser of SplitMix64 (Steele, Lea and
-    Flood, "Fast splittable pseudorandom number generators", 2014)."""
-    state = 0
-    for word in words:
-        state = (state + _GOLDEN + word) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return (state >> 11) * 2.0**-53
+def _absorbed(state: int, word: int) -> int:
+    """The state after one more word, by the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast
+    splittable pseudorandom number generators", 2014)."""
+    state = (state + _GOLDEN + word) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)

@@ -54,6 +54,11 @@ class Run(Pending):
     computed again does not count again. None where no sum is wanted."""
     embedding: torch.Tensor | None = None
     """[hidden], their sum so far, in float32."""
+    root: Seat | None = None
+    """Of the prompt, if this run computes it."""
+    leader: Run | None = None
+    """A run that came first and computes a beginning that both prompts have in common: this one
+    waits, and goes on from there."""
     family: list[Run] = field(default_factory=list)
     """All runs that came from the same one by splitting, this one included."""
 
@@ -77,6 +82,12 @@ class Run(Pending):
         return session.priority, session.place, self.job.place
 
     @property
+    def leads(self) -> bool:
+        """Whether it is about to make a prompt known that others may begin with."""
+        under_way = not (self.settled or self.parked or self.job.session.ended)
+        return under_way and self.root is not None and not self.root.settled
+
+    @property
     def prompt_length(self) -> int:
         return self.origin.prompt_length
 
@@ -96,6 +107,8 @@ class Run(Pending):
     def wanted(self, start: int, count: int) -> list[int]:
         """Which of the `count` tokens from position `start` must give hidden states and logits:
         those that end a state, and always the last, which shows whether all is finite."""
+        if not self.seats:
+            return [count - 1]
         ends = {
             seat.length - 1 - start for seat in self.seats if start < seat.length <= start + count
         }

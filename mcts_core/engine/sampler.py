@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite, log
 from operator import and_
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -19,8 +19,7 @@ _COLDEST = 1e-5
 """Logits over a temperature below this may be more than a float holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """What one row wants."""
 
     sampling: Sampling
@@ -40,8 +39,7 @@ class Draw:
     """Those of them that may be drawn, whatever their probability."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What one row got; None in its place when its logits are not finite, or are no more after bias
     and penalties."""
 
@@ -52,6 +50,14 @@ class Drawn:
     that at temperature 1."""
 
 
+class Sampler(Protocol):
+    """Draws for a whole batch; see `sample`."""
+
+    def __call__(
+        self, rows: Sequence[torch.Tensor], draws: Sequence[Draw]
+    ) -> list[Drawn | None]: ...
+
+
 def sample(rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | None]:
     """One token for each of `draws`, from its row of logits (`[vocabulary]` each).
 
@@ -60,10 +66,10 @@ def sample(rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | 
     """
     logits = torch.stack(list(rows)).float()
     scaled = _scale(logits, draws)
-    own = _Normalised(logits)
+    own = Normalised(logits)
     _filter(scaled, draws)
     _restrict(scaled, draws)
-    used = _Normalised(scaled)
+    used = Normalised(scaled)
     available = _without_siblings(used.probabilities, draws)
     if any(draw.left is not None for draw in draws):
         available = _left(available, scaled, draws)
@@ -75,16 +81,16 @@ def sample(rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | 
     chosen = torch.where(greedy, available.argmax(dim=-1), drawn)[:, None]
     tokens = chosen[:, 0].tolist()
     owns, useds = own.logprobs(chosen)[:, 0].tolist(), used.logprobs(chosen)[:, 0].tolist()
-    tops = _tops(own, draws)
+    most = tops(own, draws)
     return [
-        Drawn(TokenLogprob(tokens[row], owns[row], tops.get(row, ())), useds[row])
+        Drawn(TokenLogprob(tokens[row], owns[row], most.get(row, ())), useds[row])
         if finite
         else None
         for row, finite in enumerate(map(and_, own.finite(), used.finite()))
     ]
 
 
-class _Normalised:
+class Normalised:
     """Logits `[rows, vocabulary]` and their softmax, which torch computes row by row: a row's
     values are the same bits whatever the number of rows. (Its logarithm of a vector is not: values
     left over after the last full run of a vector register are rounded differently.)"""
@@ -109,28 +115,39 @@ class _Normalised:
         return (self.logits.gather(1, tokens) - self._peak).double() + self._log_peak
 
 
+def edited(logits: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """A row of logits `[vocabulary]` after bias and penalties, in the order of the OpenAI and vLLM
+    samplers; the row itself where there are none."""
+    sampling = draw.sampling
+    penalised = sampling.presence_penalty or sampling.frequency_penalty
+    if not (sampling.logit_bias or sampling.repetition_penalty != 1.0 or penalised):
+        return logits
+    row = logits.clone()
+    if sampling.logit_bias:
+        tokens, bias = zip(*sampling.logit_bias, strict=True)
+        row[list(tokens)] += torch.tensor(bias, device=logits.device)
+    if sampling.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted(set(draw.history)), device=logits.device)
+        values = row[seen]
+        penalty = sampling.repetition_penalty
+        row[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    if penalised:
+        counts = Counter(draw.history[draw.prompt_length :])
+        for token, count in counts.items():
+            row[token] -= sampling.presence_penalty + sampling.frequency_penalty * count
+    return row
+
+
+def temperature(draw: Draw) -> float:
+    """What the logits are divided by; at 0 the distribution is that at 1, and its peak is taken."""
+    wanted = draw.sampling.temperature
+    return max(wanted, _COLDEST) if wanted else 1.0
+
+
 def _scale(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """Bias, penalties and temperature, in the order of the OpenAI and vLLM samplers."""
-    scaled = logits.clone()
-    for row, draw in enumerate(draws):
-        sampling = draw.sampling
-        if sampling.logit_bias:
-            tokens, bias = zip(*sampling.logit_bias, strict=True)
-            scaled[row, list(tokens)] += torch.tensor(bias, device=logits.device)
-        if sampling.repetition_penalty != 1.0:
-            seen = torch.tensor(sorted(set(draw.history)), device=logits.device)
-            values = scaled[row, seen]
-            penalty = sampling.repetition_penalty
-            scaled[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
-        if sampling.presence_penalty or sampling.frequency_penalty:
-            counts = Counter(draw.history[draw.prompt_length :])
-            for token, count in counts.items():
-                scaled[row, token] -= sampling.presence_penalty + sampling.frequency_penalty * count
-    temperatures = [
-        max(draw.sampling.temperature, _COLDEST) if draw.sampling.temperature else 1.0
-        for draw in draws
-    ]
-    return scaled.div_(torch.tensor(temperatures, device=logits.device)[:, None])
+    rows = [edited(row, draw) for row, draw in zip(logits.unbind(0), draws, strict=True)]
+    temperatures = torch.tensor([temperature(draw) for draw in draws], device=logits.device)
+    return torch.stack(rows) / temperatures[:, None]
 
 
 def _filter(scaled: torch.Tensor, draws: Sequence[Draw]) -> None:
@@ -198,7 +215,7 @@ def _without_siblings(probabilities: torch.Tensor, draws: Sequence[Draw]) -> tor
     return torch.where(empty, probabilities, available)
 
 
-def _tops(own: _Normalised, draws: Sequence[Draw]) -> dict[int, tuple[tuple[int, float], ...]]:
+def tops(own: Normalised, draws: Sequence[Draw]) -> dict[int, tuple[tuple[int, float], ...]]:
     """The most likely tokens of the rows that asked for them."""
     most = max((draw.sampling.logprobs for draw in draws), default=0)
     if not most:

@@ -61,6 +61,7 @@ class Seating:
         if self._prefix_cache and path[0].parent is None:
             seats[0].waiters.append(partial(self._keep, job.session, path[0], model))
         run = self._run(job, model, state, state.tokens, base, seats=seats)
+        run.root = seats[0] if path[0].parent is None else None
         if base is None or base.settled:
             self._begin(run, base)
         else:
@@ -176,26 +177,59 @@ class Seating:
         elif base is not None and base.released:
             self.fail(run, RELEASED)
         elif not run.job.session.ended:
-            self.attach(run)
+            if self._prefix_cache and base is None:
+                run.leader = self._leader(run)
+            if run.leader is None:
+                self._enter(run)
             self.runs.append(run)
-            account = run.job.session.account
-            if run.model == POLICY and base is None and account.prompt_cached is None:
-                account.prompt_cached = run.branch.length
+
+    def waits(self, run: Run) -> bool:
+        """Whether a run that came first is computing what this one begins with. Once that is done,
+        or given up, the run goes on from what is there."""
+        if run.leader is not None and run.leader.leads:
+            return True
+        run.leader = None
+        self._enter(run)
+        return False
+
+    def _enter(self, run: Run) -> None:
+        """Gives a run that begins what there is to begin with."""
+        self.attach(run)
+        account = run.job.session.account
+        if run.model == POLICY and run.root is not None and account.prompt_cached is None:
+            account.prompt_cached = run.branch.length
+
+    def _leader(self, run: Run) -> Run | None:
+        """The run that is computing the longest beginning of this one's prompt, if that is more
+        than is known. Whoever leads ranks before those who wait for it."""
+        resident, salt = self._residents[run.model], run.job.session.cache_salt
+        tokens = run.tokens[: self._beginnings(run)]
+        longest = len(resident.pool.find(salt, tokens)) * resident.pool.block_size
+        found: Run | None = None
+        for other in self.runs:
+            if other.model == run.model and other.leads and other.rank < run.rank:
+                common = resident.whole(_common(tokens, other.tokens[: other.prompt_length]))
+                if common > longest and other.job.session.cache_salt == salt:
+                    found, longest = other, common
+        return found
 
     def _beginning(self, run: Run) -> Branch:
         """A branch over the blocks in which earlier prompts begin like this run's."""
         resident = self._residents[run.model]
         branch = Branch(resident.pool, run.job.session.ledger)
         if self._prefix_cache:
-            # The last token of the first state on the way is computed: its hidden state is wanted.
-            wanted = (seat.length for seat in run.seats)
-            last = min(wanted, default=len(run.tokens)) - 1
-            whole = resident.whole(min(last, run.prompt_length))
-            found = resident.pool.find(run.job.session.cache_salt, run.tokens[:whole])
+            tokens = run.tokens[: self._beginnings(run)]
+            found = resident.pool.find(run.job.session.cache_salt, tokens)
             size = resident.pool.block_size
             branch.adopt(found[: resident.whole(len(found) * size) // size])
             run.charge(branch.length)
         return branch
+
+    def _beginnings(self, run: Run) -> int:
+        """How many of the run's first tokens others may have computed for it: in whole blocks, and
+        never the last token of the first state on the way, whose hidden state is wanted."""
+        last = min((seat.length for seat in run.seats), default=len(run.tokens)) - 1
+        return self._residents[run.model].whole(min(last, run.prompt_length))
 
     def _keep(self, session: Session, root: NodeState, model: str) -> None:
         """Makes a prompt's blocks known to later requests, once they are computed."""
@@ -208,6 +242,12 @@ class Seating:
         # A row whose neighbours are not finite may be finite itself, behind an attention window.
         if len(blocks) > known and resident.storage.finite(blocks[known:]):
             resident.pool.keep(session.cache_salt, tokens, blocks)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _tally(account: Account, model: str) -> Tally:

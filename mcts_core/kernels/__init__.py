@@ -1,5 +1,13 @@
 """Compiled kernels for CPUs; built with the package where there is a C++ compiler for them."""
 
-from mcts_core.kernels.library import Layer, Library, Model, Step, best_library
+from mcts_core.kernels.library import (
+    Draw,
+    Layer,
+    Library,
+    Model,
+    Step,
+    best_library,
+    libraries,
+)
 
-__all__ = ["Layer", "Library", "Model", "Step", "best_library"]
+__all__ = ["Draw", "Layer", "Library", "Model", "Step", "best_library", "libraries"]

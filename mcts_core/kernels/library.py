@@ -1,13 +1,14 @@
-"""The compiled decoder kernel (`decoder.cpp`), called without the interpreter's lock.
+"""The compiled kernels (`decoder.cpp`, `sampler.cpp`), called without the interpreter's lock.
 
-It is a plain shared library with one function. It is linked with OpenMP, whose runtime torch has
+They are a plain shared library of two functions. It is linked with OpenMP, whose runtime torch has
 loaded already: both share one pool of threads.
 """
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from collections.abc import Iterator
+from ctypes import POINTER, Structure, c_double, c_float, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -52,8 +53,23 @@ class Step(Structure):
         *((name, c_int64) for name in ("tokens", "sequences", "kept", "slots", "block_size")),
         *((name, c_int64) for name in ("threads", "share")),
         *((name, c_void_p) for name in ("ids", "position", "slot", "sequence", "table", "first")),
-        *((name, c_void_p) for name in ("keep", "states", "logits")),
+        *((name, c_void_p) for name in ("keep", "states", "logits", "finite")),
         *((name, c_int64) for name in ("read", "attended")),
+    ]
+
+
+class Draw(Structure):
+    """`struct Draw` of sampler.cpp: what one row wants, and what it got."""
+
+    _fields_ = [
+        ("own", c_void_p),
+        ("scaled", c_void_p),
+        ("noise", c_double),
+        *((name, c_float) for name in ("temperature", "top_p", "min_p")),
+        *((name, c_int64) for name in ("top_k", "greedy")),
+        *((name, c_void_p) for name in ("taken", "factors")),
+        *((name, c_int64) for name in ("taken_count", "token")),
+        *((name, c_double) for name in ("logprob", "draw_logprob")),
     ]
 
 
@@ -68,11 +84,19 @@ class Library:
     """One build of the kernel."""
 
     def __init__(self, path: Path, name: str) -> None:
-        """Raises `OSError` when the file cannot be loaded."""
+        """Raises `OSError` when the file cannot be loaded, or was built from other sources."""
         self.name = name
-        self._forward = ctypes.CDLL(str(path)).decoder_forward
+        library = ctypes.CDLL(str(path))
+        self._forward = library.decoder_forward
         self._forward.argtypes = (POINTER(Model), POINTER(Step))
         self._forward.restype = ctypes.c_int
+        self._draw = library.sampler_draw
+        self._draw.argtypes = (POINTER(Draw), c_int64, c_int64, c_int64)
+        self._draw.restype = None
+        library.decoder_size.restype = library.sampler_size.restype = c_int64
+        theirs = [*map(library.decoder_size, range(3)), library.sampler_size()]
+        if theirs != [*map(ctypes.sizeof, (Layer, Model, Step, Draw))]:
+            raise OSError(f"{path} was built from other sources: install mcts-serve again")
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
@@ -87,18 +111,32 @@ class Library:
         if error:
             raise ValueError(_ERRORS[error])
 
+    def draw(self, draws: ctypes.Array[Draw], vocabulary: int) -> None:
+        """Draws a token for each row, from logits of `vocabulary` float32."""
+        self._draw(draws, len(draws), vocabulary, torch.get_num_threads())
+
+
+_FEATURES = {
+    "avx512_bf16": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_cd", "avx512_bf16"),
+    "avx512": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_cd"),
+    "avx2": ("avx2", "bmi2", "f16c"),
+}
+"""What each build asks of a CPU, the fastest first; `fma3` beside it."""
+
+
+def libraries() -> Iterator[Library]:
+    """The builds that are there and that this CPU can run, the fastest first. Raises `OSError` for
+    one that does not fit these sources."""
+    able = torch.cpu.get_capabilities()
+    for name, features in _FEATURES.items():
+        if all(able.get(feature) for feature in ("fma3", *features)):
+            for suffix in EXTENSION_SUFFIXES:
+                path = Path(__file__).with_name(f"{name}{suffix}")
+                if path.is_file():
+                    yield Library(path, name)
+                    break
+
 
 def best_library() -> Library | None:
-    """The fastest build that this CPU can run; None if there is none."""
-    able = torch.cpu.get_capabilities()
-    needed = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_cd", "fma3")
-    if not all(able.get(feature) for feature in needed):
-        return None
-    for name in ("avx512_bf16", "avx512"):
-        if name == "avx512_bf16" and not able.get("avx512_bf16"):
-            continue
-        for suffix in EXTENSION_SUFFIXES:
-            path = Path(__file__).with_name(f"{name}{suffix}")
-            if path.is_file():
-                return Library(path, name)
-    return None
+    """The fastest of them; None if there is none."""
+    return next(libraries(), None)

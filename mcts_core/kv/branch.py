@@ -116,11 +116,15 @@ class Branch:
 
         Raises `KVExhausted` and changes nothing when the pool cannot give the blocks.
         """
+        size = self._pool.block_size
+        room = len(self.blocks) * size - self.length
+        if 0 < count <= room < size and self._writable():  # within its own last block
+            self.length += count
+            return []
         missing = self.missing(count)
         if missing > self._pool.available:
             raise KVExhausted(f"{missing} blocks needed, {self._pool.available} to be had")
         copies: Copies = []
-        size = self._pool.block_size
         if count > 0 and self.length % size != 0 and not self._writable():
             source = self.blocks[-1]
             self._forget([source])

@@ -50,6 +50,8 @@ class Computed:
     """[wanted, hidden], after the model's final norm."""
     logits: torch.Tensor | None
     """[wanted, vocabulary]; None for a model without a language head."""
+    finite: Sequence[bool]
+    """Of the wanted, whether all of the hidden state is."""
 
 
 class Decoder(Protocol):

@@ -49,8 +49,8 @@ def check_sizes(residents: Mapping[str, Resident], critics: Mapping[str, Critic]
     rollout = residents.get(ROLLOUT)
     if rollout is not None and rollout.decoder.vocabulary != vocabulary:
         raise ManifestError(
-            f"the rollout model's vocabulary of {rollout.decoder.vocabulary} tokens is not the policy's of "
-            f"{vocabulary}: they must share their tokenizer"
+            f"the rollout model's vocabulary of {rollout.decoder.vocabulary} tokens is not the "
+            f"policy's of {vocabulary}: they must share their tokenizer"
         )
     for name, critic in critics.items():
         trunk = residents[POLICY if critic.card.trunk == "policy" else name]
@@ -61,8 +61,8 @@ def check_sizes(residents: Mapping[str, Resident], critics: Mapping[str, Critic]
             )
         if trunk.decoder.vocabulary < vocabulary:
             raise CriticError(
-                f"critic {name!r} knows {trunk.decoder.vocabulary} tokens, the policy {vocabulary}: they "
-                "must share their tokenizer"
+                f"critic {name!r} knows {trunk.decoder.vocabulary} tokens, the policy "
+                f"{vocabulary}: they must share their tokenizer"
             )
 
 

@@ -24,9 +24,11 @@ class ModuleDecoder:
 
     name = "modules"
 
-    def __init__(self, model: Any) -> None:
-        """`model` was admitted by `models.gate` and stays on its device."""
+    def __init__(self, model: Any, *, trunks: bool = True) -> None:
+        """`model` was admitted by `models.gate` and stays on its device. Without `trunks` each row
+        reads its whole context by itself."""
         self.model = model
+        self._trunks = trunks
         self._device = next(model.parameters()).device
         self._language_head = model.get_output_embeddings()
         self._seen: list[torch.Tensor] = []
@@ -60,7 +62,8 @@ class ModuleDecoder:
                 input_ids=inputs, position_ids=positions, use_cache=False, batch=batch
             )
             hidden = output.last_hidden_state[0].index_select(0, kept)
-            return Computed(hidden[: len(ends)], None)
+            hidden = hidden[: len(ends)]
+            return Computed(hidden, None, _finite(hidden))
         output = self.model(
             input_ids=inputs,
             position_ids=positions,
@@ -68,8 +71,8 @@ class ModuleDecoder:
             logits_to_keep=kept,
             batch=batch,
         )
-        hidden = self._seen.pop()[0]
-        return Computed(hidden[: len(ends)], output.logits[0, : len(ends)])
+        hidden = self._seen.pop()[0, : len(ends)]
+        return Computed(hidden, output.logits[0, : len(ends)], _finite(hidden))
 
     def _see(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._seen.append(inputs[0])
@@ -104,9 +107,16 @@ class ModuleDecoder:
                 at = end
             ends.extend(first + end for end in sequence.ends)
         padding = [0] * (-len(tokens) % MIN_ROWS)
-        batch = AttentionBatch(storage, len(tokens), self._tensor(slots), rows, chunks, reads)
+        batch = AttentionBatch(
+            storage, len(tokens), self._tensor(slots), rows, chunks, reads, self._trunks
+        )
         inputs = self._tensor(tokens + padding)[None]
         return batch, inputs, self._tensor(positions + padding)[None], ends
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, device=self._device)
+
+
+def _finite(hidden: torch.Tensor) -> list[bool]:
+    found: list[bool] = hidden.isfinite().all(dim=-1).tolist()
+    return found

@@ -5,7 +5,7 @@ The weights are packed once, when the model is loaded, and the modules' own copi
 
 from __future__ import annotations
 
-import ctypes
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +26,7 @@ def refusal_of(model: Any, library: Library, block_size: int) -> str | None:
     config = model.config.get_text_config()
     weight = model.get_input_embeddings().weight
     dim = _trunk(model).layers[0].self_attn.head_dim if config.model_type in _FAMILIES else 0
+    inner = getattr(config, "intermediate_size", 0)
     reasons = (
         (config.model_type not in _FAMILIES, f"its type is {config.model_type}"),
         (weight.device.type != "cpu", f"it is on {weight.device}"),
@@ -33,10 +34,7 @@ def refusal_of(model: Any, library: Library, block_size: int) -> str | None:
         (block_size % CELL, f"blocks of {block_size} tokens are no multiple of {CELL}"),
         (dim % CELL, f"its heads' width of {dim} is no multiple of {CELL}"),
         (config.hidden_size % 2, f"its width of {config.hidden_size} is odd"),
-        (
-            getattr(config, "intermediate_size", 0) % CELL,
-            f"its MLP's width of {getattr(config, 'intermediate_size', 0)} is no multiple of {CELL}",
-        ),
+        (inner % CELL, f"its MLP's width of {inner} is no multiple of {CELL}"),
         (getattr(config, "hidden_act", None) != "silu", "its MLP is not gated by SiLU"),
     )
     return next((reason for wrong, reason in reasons if wrong), None)
@@ -113,11 +111,13 @@ class NativeDecoder:
             first.append(len(table))
         hidden = torch.empty((len(ends), self.hidden))
         logits = torch.empty((len(ends), self.vocabulary)) if self._language_head else None
+        finite = array("q", bytes(8 * len(ends)))
         numbers = [
-            (ctypes.c_int64 * len(each))(*each)
-            for each in (tokens, positions, slots, owners, table, first, ends)
+            array("q", each) for each in (tokens, positions, slots, owners, table, first, ends)
         ]
-        ids, position, slot, sequence, blocks, starts, keep = map(ctypes.addressof, numbers)
+        ids, position, slot, sequence, blocks, starts, keep = (
+            each.buffer_info()[0] for each in numbers
+        )
         step = Step(
             tokens=len(tokens),
             sequences=len(sequences),
@@ -135,11 +135,12 @@ class NativeDecoder:
             keep=keep,
             states=hidden.data_ptr(),
             logits=None if logits is None else logits.data_ptr(),
+            finite=finite.buffer_info()[0],
         )
         self._library.forward(self._model, step)
         reads.read += step.read
         reads.attended += step.attended
-        return Computed(hidden, logits)
+        return Computed(hidden, logits, list(map(bool, finite)))
 
     def _look_at(self, storage: KVStorage) -> None:
         """Takes note of where the KV is; a pool may be made anew."""

@@ -10,6 +10,10 @@ from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Failed
 
+Plan = Callable[[Sequence[Node]], tuple[int, int] | None]
+"""How many of these states, best first, take the next step, and how many options are drawn below
+each of them; None to end there."""
+
 
 def beam(
     tree: Tree,
@@ -17,20 +21,36 @@ def beam(
     width: int,
     expansion: Expansion,
     evaluation: Evaluation,
-    halted: Callable[[int], bool],
+    plan: Plan,
 ) -> Steps[None]:
     """Grows `starts` until `width` of the kept candidates have finished, nothing is left to grow,
-    or `halted`, which is asked before every step of so many draws.
+    or `plan`, which is asked before every step, ends it.
 
-    A step draws `width` candidates below every node of the frontier and keeps the best (`ranked`).
-    A finished candidate that is kept takes one place of the beam for good; the KV of those that are
-    not kept is given back. Raises `WorkFailed` when all draws of a step fail for want of KV.
+    A step draws candidates below the best states that were kept, and keeps the best (`ranked`). A
+    finished candidate that is kept takes one place of the beam for good; the KV of those that are
+    not kept is given back. States that `plan` leaves out of a step wait until the others have come
+    to their ends. Raises `WorkFailed` when all draws of a step fail for want of KV.
     """
-    frontier = list(starts)
     places = width
-    while frontier and places > 0 and not halted(len(frontier) * width):
+    candidates, done, waiting = list(starts), list[Node](), list[Node]()
+    while True:
+        candidates = ranked(candidates, evaluation)
+        kept = candidates[:places]
+        places -= sum(node.end == "stop" for node in kept)
+        for node in (*candidates[len(kept) :], *done):
+            if not evaluation.missing(node) or node.end is None:
+                evaluation.release(node)
+        frontier = [node for node in kept if node.end is None]
+        if not frontier:
+            frontier, waiting = waiting[:places], []
+        shape = plan(frontier) if frontier else None
+        if shape is None:
+            return
+        beams, draws = shape
+        waiting = [*frontier[beams:], *waiting]
+        frontier = frontier[:beams]
         grown = yield from gather(
-            [attempt(expansion.grow(tree, node, width, "beam")) for node in frontier]
+            [attempt(expansion.grow(tree, node, draws, "beam")) for node in frontier]
         )
         candidates = [child for new in grown if isinstance(new, list) for child in new]
         if not candidates:
@@ -38,13 +58,7 @@ def beam(
                 if isinstance(failed, Failed):
                     raise WorkFailed(failed)
             return
-        candidates = ranked(candidates, evaluation)
-        kept = candidates[:places]
-        places -= sum(node.end == "stop" for node in kept)
-        for node in (*candidates[len(kept) :], *frontier):
-            if not evaluation.missing(node) or node.end is None:
-                evaluation.release(node)
-        frontier = [node for node in kept if node.end is None]
+        done = frontier
 
 
 def ranked(candidates: Sequence[Node], evaluation: Evaluation) -> list[Node]:

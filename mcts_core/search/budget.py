@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil, inf, isqrt
 
 from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import StopReason
-from mcts_core.search.tree import Tree
+from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Extended, Failed, Opened, Outcome
 
 _TIME_MARGIN = 1.5
-"""Finishing is given this much more time than simulations have taken so far."""
+"""Finishing is given this much more time than it is expected to take."""
 
 
 class Meter:
@@ -27,11 +28,13 @@ class Meter:
         "_deadline",
         "_extended",
         "_grown",
+        "_longest",
         "_max_depth",
-        "_max_option",
-        "_seconds",
+        "_max_tokens",
+        "_most",
+        "_pace",
         "_started",
-        "_timed",
+        "_tokens",
         "first_seconds",
         "flying",
         "launched",
@@ -46,20 +49,23 @@ class Meter:
         clock: Callable[[], float],
         started: float,
         longest: int,
+        max_tokens: int,
     ) -> None:
         """`started` is the request's admission, on `clock`, in seconds; `longest` the most tokens
-        that an option may have."""
+        that an option may have, and `max_tokens` a trajectory."""
         self._budget = parameters.budget
         self._max_depth = parameters.max_depth
-        self._max_option = longest
+        self._longest = longest
+        self._max_tokens = max_tokens
         self._clock = clock
         self._started = started
         milliseconds = parameters.budget.deadline_ms
         self._deadline = None if milliseconds is None else started + milliseconds / 1000
         self._extended = 0
         self._grown = 0
-        self._seconds = 0.0
-        self._timed = 0
+        self._tokens = 0
+        self._most = 0
+        self._pace = 0.0
         self.spent = 0
         """Tokens computed by all models for the outcomes so far."""
         self.launched = 0
@@ -79,7 +85,11 @@ class Meter:
         self.spent += outcome.spent
         if not isinstance(outcome, Opened):
             self._grown += outcome.spent
-            self._extended += len(outcome.options) if isinstance(outcome, Extended) else 0
+        if isinstance(outcome, Extended):
+            self._extended += len(outcome.options)
+            lengths = [len(option.tokens) for option in outcome.options]
+            self._tokens += sum(lengths)
+            self._most = max(self._most, *lengths)
 
     def launch(self, count: int) -> None:
         """A simulation begins that draws `count` options."""
@@ -103,16 +113,17 @@ class Meter:
         """Seconds, to be handed to `timed`; 0 when there is no deadline to be met."""
         return self._clock() if self._deadline is not None else 0.0
 
-    def timed(self, began: float) -> None:
-        """A simulation that began at `began` has ended."""
+    def timed(self, began: float, tokens: int) -> None:
+        """Work that began at `began` has drawn so many tokens one after the other. The pace follows
+        what was seen last, since it depends on what else the engine is doing."""
         if self._deadline is not None:
-            self._seconds += self._clock() - began
-            self._timed += 1
+            pace = (self._clock() - began) / max(1, tokens)
+            self._pace = (self._pace + pace) / 2 if self._pace else pace
 
     @property
     def tokens_left(self) -> float:
         limit = self._budget.tokens
-        return float("inf") if limit is None else limit - self.spent
+        return inf if limit is None else limit - self.spent
 
     def reached(self, tree: Tree) -> StopReason | None:
         """The limit that one more simulation would break, beside those under way."""
@@ -159,32 +170,83 @@ class Meter:
         return None
 
     def short(self, tree: Tree) -> StopReason | None:
-        """The limit that leaves just enough to complete one trajectory, if one does.
+        """ "tokens" if what is left of them just suffices to complete one trajectory.
 
         Simulations under way are taken to cost one option each.
         """
         if self._budget.tokens is not None and self._extended:
-            options = self.flying + self._options_to_finish(tree)
+            options = self.flying + self.steps_left(tree, tree.root)
             if self.tokens_left <= options * self.option_cost:
                 return "tokens"
-        if self._deadline is not None and self._timed:
-            seconds = self._seconds / self._timed * self._options_to_finish(tree)
-            if self._deadline - self._clock() <= _TIME_MARGIN * seconds:
-                return "deadline"
         return None
 
-    def affordable_paths(self, tree: Tree) -> float:
-        """Completions that the tokens left pay for, at the cost that options had so far."""
-        return self.tokens_left / (self.option_cost * self._options_to_finish(tree))
+    def hurried(self, tree: Tree) -> bool:
+        """Whether the time left may just suffice to finish one trajectory, and there is none yet.
+
+        The time is that of a whole one: less may be left to be drawn, but how fast it is drawn
+        beside other requests, and how long it gets, nobody knows.
+        """
+        if self._deadline is None or tree.finished:
+            return False
+        left = self._deadline - self._clock()
+        return left <= _TIME_MARGIN * self._seconds_left(tree, tree.root)
+
+    def finishing(self, tree: Tree, node: Node) -> StopReason | None:
+        """The limit that one more trajectory through `node` might break."""
+        if self._finishing_cost(tree, node) > self.tokens_left:
+            return "tokens"
+        left = inf if self._deadline is None else self._deadline - self._clock()
+        if left <= self._seconds_left(tree, node):
+            return "deadline"
+        return self.exhausted(tree, self.steps_left(tree, node))
+
+    def widest(self, tree: Tree, node: Node, beams: int, draws: int) -> tuple[int, int]:
+        """How many states like `node`, at most `beams`, and how many draws below each, at most
+        `draws`, every step from there to the end can have within what is left; at least one of one,
+        and no more in a hurry: the fewer rows in a batch, the faster its steps.
+
+        One path is taken to be as costly as it may be, the others as options were on average.
+        """
+        if self.hurried(tree):
+            return 1, 1
+        steps = self.steps_left(tree, node)
+        spare = self.tokens_left - self._finishing_cost(tree, node)
+        paths = 1 + spare / (steps * self.option_cost)
+        if self._budget.nodes is not None:
+            paths = min(paths, (self._budget.nodes - tree.nodes) / steps)
+        if paths >= beams * draws:
+            return beams, draws
+        whole = max(1, int(paths))
+        states = min(beams, isqrt(whole))
+        below = min(draws, whole // states)
+        return min(beams, whole // below), below
+
+    def _finishing_cost(self, tree: Tree, node: Node) -> float:
+        """Tokens of a trajectory's rest whose options are all as long as the longest so far."""
+        longest = self._most * self._extended / self._tokens if self._extended else 1.0
+        return self.steps_left(tree, node) * longest * self.option_cost
+
+    def _seconds_left(self, tree: Tree, node: Node) -> float:
+        """To the end of a trajectory through `node`, at the pace that was seen last. Before the
+        first option it may be as long as is allowed."""
+        tokens: float = self._max_tokens - node.length
+        if self._extended:
+            tokens = min(tokens, self.steps_left(tree, node) * self._tokens / self._extended)
+        return tokens * self._pace
 
     @property
     def option_cost(self) -> float:
         """Mean spent tokens of an option, with its scores and rollouts."""
         if self._extended:
             return max(1.0, self._grown / self._extended)
-        return float(self._max_option)
+        return float(self._longest)
 
-    def _options_to_finish(self, tree: Tree) -> int:
-        """Options of a whole trajectory, when none was seen yet: twice the depth reached, since
-        there is more below than what was seen, but at least four; at most `max_depth`."""
-        return min(self._max_depth, max(4, 2 * tree.depth))
+    def steps_left(self, tree: Tree, node: Node) -> int:
+        """Options that are expected to follow `node`, at least one: as many as bring it to the mean
+        depth of the terminals. When there is none yet, to twice the depth reached, since there is
+        more below than what was seen, but at least to four; at most to `max_depth`."""
+        if tree.terminals:
+            depth = ceil(sum(end.depth for end in tree.terminals) / len(tree.terminals))
+        else:
+            depth = max(4, 2 * tree.depth)
+        return max(1, min(self._max_depth, depth) - node.depth)

@@ -54,7 +54,9 @@ class Evaluation:
         "_stop",
         "_weights",
         "lost",
+        "outcome_critics",
         "rollouts",
+        "step_critics",
     )
 
     def __init__(self, task: Task, outbox: list[Work]) -> None:
@@ -82,17 +84,15 @@ class Evaluation:
         """Whether new nodes get rollouts; they are the first thing to go when room is short."""
         self.lost: dict[str, str] = {}
         """Critics that failed for good, and what they failed of."""
+        self.step_critics = tuple(n for n in self._asked if n not in task.outcome_critics)
+        """To be asked about every state."""
+        self.outcome_critics = tuple(n for n in self._asked if n in task.outcome_critics)
+        """To be asked about ends only."""
 
     @property
     def blind(self) -> bool:
         """Whether no critic has a say: likelihood under the policy takes the place of a score."""
         return not self._weights
-
-    @property
-    def step_critics(self) -> tuple[str, ...]:
-        """To be asked about every state."""
-        lost, outcome = self.lost, self._outcome_critics
-        return tuple(name for name in self._asked if name not in outcome and name not in lost)
 
     @property
     def sighted(self) -> bool:
@@ -101,12 +101,6 @@ class Evaluation:
             name not in self.lost and (self.rollouts or name not in self._outcome_critics)
             for name, _ in self._weights
         )
-
-    @property
-    def outcome_critics(self) -> tuple[str, ...]:
-        """To be asked about ends only."""
-        lost, outcome = self.lost, self._outcome_critics
-        return tuple(name for name in self._asked if name in outcome and name not in lost)
 
     def missing(self, node: Node) -> tuple[str, ...]:
         """The critics that have yet to score `node`."""
@@ -194,7 +188,7 @@ class Evaluation:
             elif isinstance(single, Failed):
                 if single.reason == "kv_exhausted":
                     raise WorkFailed(single)
-                self.lost.setdefault(name, single.message)
+                self._lose(name, single.message)
         return scores
 
     def evaluate(self, tree: Tree, node: Node, scores: Mapping[str, float]) -> Steps[None]:
@@ -256,7 +250,13 @@ class Evaluation:
             if isfinite(score):
                 node.scores[name] = score
             else:
-                self.lost.setdefault(name, f"{name} answered {score}")
+                self._lose(name, f"{name} answered {score}")
+
+    def _lose(self, critic: str, message: str) -> None:
+        """`critic` is not asked any more."""
+        self.lost.setdefault(critic, message)
+        self.step_critics = tuple(n for n in self.step_critics if n != critic)
+        self.outcome_critics = tuple(n for n in self.outcome_critics if n != critic)
 
     def _roll_out(self, node: Node, critics: tuple[str, ...]) -> Steps[None]:
         """Scores `node` by the mean outcome of fast completions; those that fail do not count."""

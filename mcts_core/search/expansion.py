@@ -103,7 +103,7 @@ class Expansion:
         """
         node.pending += 1
         try:
-            (option,) = yield from self._evaluation.extend(work)
+            (option,) = yield from self._extend(work)
         except WorkFailed as error:
             self._close(tree, node, error.failed)
             return None
@@ -135,7 +135,7 @@ class Expansion:
                 node, count, self._evaluation.step_critics, embed=self._likeness.embeds
             )
             try:
-                options = yield from self._evaluation.extend(work)
+                options = yield from self._extend(work)
             except WorkFailed as error:
                 if best is not None or landed is not None:
                     break
@@ -197,6 +197,12 @@ class Expansion:
             return [], like or first or landed
         end = self.draws.end(node, best, work.max_tokens)
         return [(self._adopt(tree, node, best, end, origin, best_key), best)], None
+
+    def _extend(self, work: Extend) -> Steps[tuple[Option, ...]]:
+        began = self._meter.now()
+        options = yield from self._evaluation.extend(work)
+        self._meter.timed(began, max([len(option.tokens) for option in options]))
+        return options
 
     def _adopt(
         self,

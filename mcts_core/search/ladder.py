@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isqrt
 
 from mcts_core.search.beam import beam
 from mcts_core.search.budget import Meter
@@ -48,10 +47,13 @@ class Ladder:
         self._meter.settled = True
         self._expansion.transpositions.forget()  # a rung grows its own frontier only
         for rung in rungs:
-            width = self._width(tree, reason)
+            width = self._parameters.width.beam
             starts = self._starts(tree, rung)[:width]
             if not starts:
                 continue
+            if rung == "sample":
+                paths, _ = self._meter.widest(tree, starts[0], len(starts), 1)
+                starts = starts[:paths]
             self.fallback = Fallback(rung, reason, self._meter.simulations)
             if reason == "kv_exhausted":
                 self._free(tree, starts)
@@ -65,10 +67,12 @@ class Ladder:
     def _beam(self, tree: Tree, starts: Sequence[Node], width: int) -> Steps[None]:
         meter = self._meter
 
-        def halted(draws: int) -> bool:
-            return tree.finished and meter.exhausted(tree, draws) is not None
+        def plan(states: Sequence[Node]) -> tuple[int, int] | None:
+            if tree.finished and meter.finishing(tree, states[0]):
+                return None
+            return meter.widest(tree, states[0], min(width, len(states)), width)
 
-        yield from beam(tree, starts, width, self._expansion, self._evaluation, halted)
+        yield from beam(tree, starts, width, self._expansion, self._evaluation, plan)
 
     def _sample(self, tree: Tree, starts: Sequence[Node]) -> Steps[None]:
         """Completes every start at once; if there is no room for all, the best one alone."""
@@ -82,14 +86,6 @@ class Ladder:
             return None
         work = self._expansion.draws.to_end(node, greedy=node.draws == 0)
         return (yield from self._expansion.complete(tree, node, work, "sample"))
-
-    def _width(self, tree: Tree, reason: FallbackReason) -> int:
-        parameters = self._parameters
-        width = parameters.width.beam
-        if reason == "deadline":
-            return 1  # the fewer rows in a batch, the faster its steps
-        paths = self._meter.affordable_paths(tree)
-        return width if paths >= width * width else max(1, isqrt(max(0, int(paths))))
 
     def _starts(self, tree: Tree, rung: Rung) -> list[Node]:
         """Nodes that can be gone on from, best first: leaves, or inner nodes if there is no leaf.

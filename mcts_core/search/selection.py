@@ -101,13 +101,14 @@ class Selection:
         walked into. But where the rule prefers one, its value is backed up once more on the
         way, so that visits and values go on following the rule at no cost.
         """
-        rule, c, width = self._rule, self._c, self._width
+        rule, c = self._rule, self._c
+        has_room, comes_first = self._width.has_room, self._width.comes_first
         node = tree.root
         path = [node]
         absorbed: list[Node] | None = None
         while True:
-            room = width.has_room(node)
-            if room and width.comes_first(node):
+            room = has_room(node)
+            if room and comes_first(node):
                 break
             if absorbed is None and node.open < len(node.children):
                 preferred, _ = rule(tree, node, c, True)
@@ -126,6 +127,18 @@ class Selection:
             tree.absorbed += 1
             backup(tree, absorbed, absorbed[-1].value)
         return path
+
+    def deepest(self, tree: Tree) -> list[Node] | None:
+        """The path to the deepest leaf that can be expanded now, of equals to the one with the
+        highest value: what a trajectory can be finished from soonest. Else as `select`."""
+        leaves = [
+            node
+            for node in tree.walk()
+            if not (node.children or node.closed or node.solved or node.blocked or node.pending)
+        ]
+        if not leaves:
+            return self.select(tree)
+        return max(leaves, key=lambda node: (node.depth, node.value, -node.id)).path()
 
     def _new(self, tree: Tree, node: Node) -> float:
         """The bound of a new option below `node`: what its siblings were worth on average when

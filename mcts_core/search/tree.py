@@ -307,7 +307,8 @@ class Tree:
         """Re-roots the tree at `child`: its siblings and all below them are no longer part of it,
         and nothing more is drawn beside it. Returns them. Nothing may be in flight.
 
-        What is above `child` keeps its statistics, those of the pruned included.
+        What is above `child` keeps its statistics, those of the pruned included. So it keeps being
+        `finished`, too: where a terminal is known, one must be at or below `child`.
         """
         parent = child.parent
         assert parent is not None

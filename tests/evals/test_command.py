@@ -93,7 +93,7 @@ def test_a_run_writes_its_table_its_files_and_its_plot(whole: tuple[Path, str]) 
 def test_budgets_are_what_ends_the_searches(whole: tuple[Path, str]) -> None:
     folder, _ = whole
     for record in records(folder):
-        if record["key"]["variant"] in ("best_of_n", "beam"):
+        if record["key"]["variant"] == "best_of_n":
             assert record["report"]["stop_reason"] == "tokens"
 
 

@@ -333,7 +333,7 @@ def test_memory_for_less_than_one_context_is_refused_by_the_settings_names(folde
 def test_attention_that_cannot_work_here_is_refused(folder: Path) -> None:
     with pytest.raises(AttentionRefused, match=r"needs an NVIDIA GPU.*use attention 'cpu'"):
         load(folder, attention="triton")
-    with pytest.raises(AttentionRefused, match="'flush' is not one of auto, cpu, triton"):
+    with pytest.raises(AttentionRefused, match="'flush' is not one of auto, native, cpu, triton"):
         load(folder, attention="flush")
 
 

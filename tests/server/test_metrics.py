@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import httpx
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from mcts_core.attention import choose
 from tests.server.conftest import PUZZLE
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -64,7 +66,9 @@ def test_the_gauges_describe_the_pools(http: httpx.Client) -> None:
     samples = scrape(http)
     assert value(samples, "mcts_model_loaded") == 1
     assert value(samples, "mcts_requests_waiting") == 0
-    assert value(samples, "mcts_attention_info", backend="cpu") == 1
+    assert (
+        value(samples, "mcts_attention_info", backend=choose("auto", torch.device("cpu")).name) == 1
+    )
     pools = {dict(labels)["pool"] for name, labels in samples if name == "mcts_kv_blocks"}
     assert "policy" in pools
     for pool in pools:

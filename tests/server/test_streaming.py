@@ -130,7 +130,7 @@ def test_several_prompts_stream_with_a_report_each(http: httpx.Client) -> None:
 
 def test_silence_is_filled_with_comments(http: httpx.Client) -> None:
     budget = {"simulations": 2000, "tokens": 100_000, "deadline_ms": 2000}
-    search = {"budget": budget, "stop_when": {"converged": False}}
+    search = {"budget": budget, "stop_when": {"converged": False, "score": None}}
     body = {"model": "demo", "prompt": PUZZLE, "search": search}
     chunks, lines = events(http, "/v1/completions", body)
     assert ": keep-alive" in lines

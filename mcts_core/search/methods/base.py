@@ -61,7 +61,7 @@ class TreeSearch(ABC):
         self._outbox: list[Work] = []
         parameters = task.parameters
         longest = task.max_tokens if self.whole else parameters.step.limit
-        self._meter = Meter(parameters, clock, started, longest)
+        self._meter = Meter(parameters, clock, started, longest, task.max_tokens)
         self._width = AdaptiveWidth(parameters.width, len(task.actions))
         self._evaluation = Evaluation(task, self._outbox)
         self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
@@ -89,7 +89,12 @@ class TreeSearch(ABC):
     @property
     def parallel(self) -> int:
         """Most generators in flight."""
-        return self._task.parameters.parallel
+        return 1 if self.hurried else self._task.parameters.parallel
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the time left may just suffice to finish one trajectory, and none is yet."""
+        return self._tree is not None and self._meter.hurried(self._tree)
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         """Why nothing more should be begun, if so."""
@@ -188,7 +193,9 @@ class TreeSearch(ABC):
         return self.halt(tree, in_flight)
 
     def _open(self) -> Steps[None]:
+        began = self._meter.now()
         opened = yield from self._evaluation.open(self._task.prompt, critics=self.step_scores)
+        self._meter.timed(began, 1)
         tree = Tree(
             opened.state,
             self.name,

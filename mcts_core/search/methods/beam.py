@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from mcts_core.search.beam import beam
@@ -11,11 +11,12 @@ from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.parameters import Rung
 from mcts_core.search.search import StopReason
 from mcts_core.search.task import Task
-from mcts_core.search.tree import Tree
+from mcts_core.search.tree import Node, Tree
 
 
 class Beam(TreeSearch):
-    """One beam search from the prompt; `budget.simulations` does not apply."""
+    """One beam search from the prompt, as wide as the budget can see through; `budget.simulations`
+    does not apply."""
 
     name: ClassVar[str] = "beam"
     rungs: ClassVar[tuple[Rung, ...]] = ("sample",)
@@ -30,14 +31,53 @@ class Beam(TreeSearch):
         if self._begun:
             return None
         self._begun = True
-        width = self._task.parameters.width.beam
-        return beam(tree, [tree.root], width, self._expansion, self._evaluation, self._halted)
+        return self._grow(tree)
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
-        """A terminal that is good enough, or the limit that the beam's next step would break."""
+        """A terminal that is good enough, or the limit that the next step would break."""
         return "score" if self.good_enough(tree) else self._limit
 
-    def _halted(self, draws: int) -> bool:
-        assert self._tree is not None
-        self._limit = self._meter.exhausted(self._tree, draws)
-        return self.halt(self._tree, 0) is not None
+    def _grow(self, tree: Tree) -> Steps[None]:
+        width = self._task.parameters.width.beam
+        options = yield from self._first(tree, width, width)
+        yield from beam(
+            tree,
+            options,
+            width,
+            self._expansion,
+            self._evaluation,
+            lambda states: self._plan(tree, states, width, width),
+        )
+
+    def _first(self, tree: Tree, beams: int, draws: int) -> Steps[list[Node]]:
+        """The root's options.
+
+        At first no more are drawn than there is room for if they are as long as options may be;
+        what these cost then says how many more there may be.
+        """
+        root, most = tree.root, max(beams, draws)
+        if self._plan(tree, [root], beams, draws) is None:
+            return []
+        count = 1 if self._meter.hurried(tree) else self._meter.affordable(tree, most)
+        options = yield from self._expansion.grow(tree, root, count, self.name)
+        if options and count < most and not root.closed:
+            shape = self._plan(tree, [root], beams, most)
+            more = shape[1] - len(options) if shape is not None else 0
+            if more > 0:
+                options += yield from self._expansion.grow(tree, root, more, self.name)
+        if options:
+            self._evaluation.release(root)
+        return options
+
+    def _plan(
+        self, tree: Tree, states: Sequence[Node], beams: int, draws: int
+    ) -> tuple[int, int] | None:
+        """How many of `states` take the next step, and with how many draws each: the most that
+        leave what the steps after it take. None where not even one draw breaks no limit, or a
+        terminal is good enough; with a terminal, a path that cannot be finished is not begun."""
+        meter, best = self._meter, states[0]
+        finished = tree.finished
+        self._limit = meter.finishing(tree, best) if finished else meter.exhausted(tree, 1)
+        if self.halt(tree, 0) is not None:
+            return None
+        return meter.widest(tree, best, min(beams, len(states)), draws)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import ClassVar
 
 from mcts_core.search.backup import backup
@@ -57,8 +57,11 @@ class BestFirst(TreeSearch):
             self._push(tree.root, 0.0, self._hopes[tree.root])
         if not self._frontier or self._frontier[0][-1].end == "stop":
             return None  # nothing may pass a terminal, but those under way may come before it
-        *_, node = heappop(self._frontier)
-        count = self._meter.affordable(tree, self._width.wanted(node))
+        if self.hurried:
+            node, count = self._deepest(), 1
+        else:
+            *_, node = heappop(self._frontier)
+            count = self._meter.affordable(tree, self._width.wanted(node))
         self._meter.launch(count)
         return self._expand(tree, node, count)
 
@@ -87,7 +90,6 @@ class BestFirst(TreeSearch):
         return self._winners == wanted
 
     def _expand(self, tree: Tree, node: Node, count: int) -> Steps[None]:
-        began = self._meter.now()
         elsewhere = node.elsewhere
         try:
             new = yield from self._expansion.fill(tree, node, count, self.name)
@@ -100,7 +102,6 @@ class BestFirst(TreeSearch):
             self._follow(node, new, moved=bool(new) or node.elsewhere > elsewhere)
         finally:
             self._meter.land(count)
-            self._meter.timed(began)
 
     def _follow(self, node: Node, new: list[Node], *, moved: bool) -> None:
         """Puts the new children on the frontier, and `node` again if its options were new ones
@@ -116,6 +117,13 @@ class BestFirst(TreeSearch):
             self._push(node, g, sum(hopes) / len(hopes))
         elif node.children:
             self._evaluation.release(node)
+
+    def _deepest(self) -> Node:
+        """Takes the deepest node off the frontier, of equals the one with the highest f."""
+        entry = min(self._frontier, key=lambda entry: (entry[1], entry[0], entry[2]))
+        self._frontier.remove(entry)
+        heapify(self._frontier)
+        return entry[-1]
 
     def _push(self, node: Node, g: float, h: float) -> None:
         heappush(self._frontier, (-(g + h), -node.depth, node.id, node))

@@ -15,7 +15,8 @@ from mcts_core.search.tree import Node, Tree
 class BestOfN(Sample):
     """`width.samples` samples under the request's own sampling, the highest mixed score first.
 
-    Under a token budget only `parallel` are drawn at a time, so that it can be kept.
+    Under a token budget only `parallel` are drawn at a time, so that it can be kept; where the
+    deadline is near, one is finished before the others are begun.
     """
 
     name: ClassVar[str] = "best_of_n"
@@ -28,7 +29,7 @@ class BestOfN(Sample):
 
     @property
     def parallel(self) -> int:
-        parallel = super().parallel
+        parallel = 1 if self.hurried else super().parallel
         if self._task.parameters.budget.tokens is None:
             return parallel
         return min(parallel, self._task.parameters.parallel)

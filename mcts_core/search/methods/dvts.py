@@ -19,35 +19,29 @@ class DVTS(Beam):
     """`width.subtrees` subtrees, each begun by one of the root's best options, each grown by the
     best of `width.beam` candidates a step; the best terminal of all is returned.
 
-    The subtrees take their steps together. When a step of all of them would break the budget, those
-    with the best states go on.
+    The subtrees take their steps together. Where the budget cannot see all of them through, those
+    with the best states go on, and the others afterwards with what is left.
     """
 
     name: ClassVar[str] = "dvts"
 
-    def propose(self, tree: Tree) -> Steps[None] | None:
-        if self._begun:
-            return None
-        self._begun = True
-        return self._grow(tree)
-
     def _grow(self, tree: Tree) -> Steps[None]:
         width = self._task.parameters.width
-        count = self._meter.affordable(tree, max(width.beam, width.subtrees))
-        if self._halted(count):
-            return
-        options = yield from self._expansion.grow(tree, tree.root, count, self.name)
-        kept = self._keep(options, width.subtrees)
-        self._evaluation.release(tree.root)
-        while frontier := [node for node in kept if node.end is None]:
-            frontier = self._affordable(tree, frontier)
+        options = yield from self._first(tree, width.subtrees, width.beam)
+        kept, waiting = self._keep(options, width.subtrees), list[Node]()
+        while True:
+            frontier = [node for node in kept if node.end is None]
             if not frontier:
+                frontier, waiting = waiting, []
+            frontier = ranked(frontier, self._evaluation)
+            shape = self._plan(tree, frontier, width.subtrees, width.beam) if frontier else None
+            if shape is None:
                 return
+            subtrees, draws = shape
+            waiting = [*frontier[subtrees:], *waiting]
+            frontier = frontier[:subtrees]
             grown = yield from gather(
-                [
-                    attempt(self._expansion.grow(tree, node, width.beam, self.name))
-                    for node in frontier
-                ]
+                [attempt(self._expansion.grow(tree, node, draws, self.name)) for node in frontier]
             )
             full = [failed for failed in grown if isinstance(failed, Failed)]
             if len(full) == len(grown):
@@ -65,15 +59,3 @@ class DVTS(Beam):
             if node.end is None or not self._evaluation.missing(node):
                 self._evaluation.release(node)
         return best[:count]
-
-    def _affordable(self, tree: Tree, frontier: list[Node]) -> list[Node]:
-        """As many of the frontier, best first, as one more step of theirs breaks no limit; none
-        once a terminal is good enough."""
-        if self.good_enough(tree):
-            return []
-        width = self._task.parameters.width.beam
-        best = ranked(frontier, self._evaluation)
-        while best and (limit := self._meter.exhausted(tree, len(best) * width)):
-            self._limit = limit
-            best.pop()
-        return best

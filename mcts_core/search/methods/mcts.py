@@ -29,11 +29,12 @@ class MCTS(TreeSearch):
         self._selection = Selection(task.parameters.select, self._width)
 
     def propose(self, tree: Tree) -> Steps[None] | None:
-        path = self._selection.select(tree)
+        hurried = self.hurried
+        path = self._selection.deepest(tree) if hurried else self._selection.select(tree)
         if path is None:
             return None
         count = 1
-        if self._evaluation.sighted:
+        if self._evaluation.sighted and not hurried:
             count = self._meter.affordable(tree, self._width.wanted(path[-1]))
         self._meter.launch(count)
         for node in path:
@@ -69,7 +70,6 @@ class MCTS(TreeSearch):
         a state that can be valued. Options that merge into a sibling are another visit there; those
         that lead to a state elsewhere in the tree end here, with its value.
         """
-        began = self._meter.now()
         flying = list(path)
         draws = count
         try:
@@ -96,7 +96,6 @@ class MCTS(TreeSearch):
             for node in flying:
                 node.virtual -= 1
             self._meter.land(count)
-            self._meter.timed(began)
 
     def _converged(self, tree: Tree) -> bool:
         """Whether the readout can no longer change within the budget left.

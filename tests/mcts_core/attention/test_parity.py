@@ -11,8 +11,8 @@ import torch
 
 from mcts_core.attention.interface import CHUNK_TOKENS
 from mcts_core.engine.resident import Resident
-from mcts_core.models.decoder import Rows
 from mcts_core.kv.branch import Branch, Copies, Ledger
+from mcts_core.models.decoder import Rows
 from tests.mcts_core.models_zoo import CLASSIFIERS, FAMILIES, MIXTURES, VOCABULARY, make, seat
 
 GARBAGE = 1e4

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-from mcts_core.models.decoder import Computed, Rows
 from mcts_core.engine.session import Session
 from mcts_core.kv.branch import Copies
+from mcts_core.models.decoder import Computed, Rows
 from mcts_core.query import Reply
 from mcts_core.search.work import Boundary, Extend, Extended, Open, Opened, Release, Sampling
 from tests.mcts_core.engine.harness import Plan, Running

@@ -4,11 +4,13 @@ another price, or reaches another tenant."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
+from mcts_core.engine.resident import Resident
 from mcts_core.query import Reply
-from mcts_core.search.work import Failed, Open, Opened, Outcome, Release
+from mcts_core.search.work import Account, Failed, Open, Opened, Outcome, Release
 from tests.mcts_core.engine.harness import Plan, Running
 from tests.mcts_core.engine.test_engine import SICK, facts, tree
 from tests.mcts_core.engine.test_preemption import bushy
@@ -148,3 +150,77 @@ def test_prompts_that_are_released_and_found_again_while_others_hold_them(
     answers = running.run(restless(), bushy(outcomes, 3, WARM[:90]), restless())
     assert all(isinstance(answer, list) for answer in answers)
     assert facts(outcomes) == facts(expected)
+
+
+def accounts(running: Running, *sessions: tuple[Plan, int, str | None]) -> list[Account]:
+    """Of requests that come at the same time, each with its priority and salt."""
+    begun = [
+        running.begin(plan, lambda news: None, priority=priority, salt=salt)
+        for plan, priority, salt in sessions
+    ]
+    running.start()
+    running.idle()
+    return [session.account for session in begun]
+
+
+def computed_together(
+    *sessions: tuple[Sequence[int], int, str | None], sick: int | None = None
+) -> list[int]:
+    """Tokens that the policy computes to open each prompt; `sick` is a token that it cannot."""
+    running = Running(blocks=3000, slice_tokens=16, start=False)
+    if sick is not None:
+        embedding = running.residents["policy"].decoder.model.get_input_embeddings()
+        embedding.weight.data[sick] = float("nan")
+    plans = ((opened(prompt), priority, salt) for prompt, priority, salt in sessions)
+    found = [account.policy.computed for account in accounts(running, *plans)]
+    running.close()
+    return found
+
+
+def test_prompts_that_come_together_compute_what_they_have_in_common_once() -> None:
+    others = [(*WARM[:80], *range(n, n + 20)) for n in range(1, 9)]
+    prompts = [WARM[:100], *others, WARM[:100], WARM[:35], range(3, 60)]
+    found = computed_together(*((prompt, 0, None) for prompt in prompts))
+    assert found == [100, *[20] * 8, 4, 3, 57]
+
+
+def test_nobody_waits_for_another_tenant_or_for_what_ranks_behind() -> None:
+    prompt = WARM[:100]
+    assert computed_together((prompt, 0, "mine"), (prompt, 0, "yours")) == [100, 100]
+    assert computed_together((prompt, 5, None), (prompt, 0, None))[1] == 100
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_who_waited_for_a_request_that_is_cancelled_goes_on_alone(steps: int) -> None:
+    """The first is cancelled in each of the steps that compute its prompt, and behind them."""
+    expected: list[Outcome] = []
+    fresh = Running(slice_tokens=16)
+    fresh.run(tree(expected, prompt=WARM[:100]))
+    fresh.close()
+    running = Running(slice_tokens=16, start=False)
+    found: list[Outcome] = []
+    first = running.begin(opened(WARM[:100]), lambda news: None)
+    count = 0
+
+    def watched(resident: Resident) -> None:
+        forward = resident.forward
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == steps:
+                running.engine.cancel(first)
+            return forward(*arguments)
+
+        resident.forward = counted  # type: ignore[method-assign]
+
+    watched(running.residents["policy"])
+    (account,) = accounts(running, (tree(found, prompt=WARM[:100]), 0, None))
+    assert facts(found) == facts(expected)
+    assert account.prompt_cached in (0, 96)
+    running.close()
+
+
+def test_who_waited_for_a_prompt_that_fails_computes_its_own() -> None:
+    failing = [*WARM[:64], SICK, *WARM[65:70]]
+    assert computed_together((failing, 0, None), (WARM[:70], 0, None), sick=SICK) == [70, 70]

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcts_core.engine import sampler
+from mcts_core.engine.compiled_sampler import CompiledSampler
 from mcts_core.engine.sampler import Draw, sample
+from mcts_core.kernels import libraries
 from mcts_core.search.work import Sampling
 
 LOGITS = torch.tensor([[0.1, 2.0, -1.0, 1.5, 0.0, -3.0]])
+
+
+@pytest.fixture(autouse=True, params=["torch", "avx512_bf16", "avx512", "avx2"])
+def _each_sampler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here speaks of all."""
+    if request.param != "torch":
+        monkeypatch.setattr(sys.modules[__name__], "sample", compiled(request.param))
+
+
+def compiled(name: str) -> CompiledSampler:
+    for library in libraries():
+        if library.name == name:
+            return CompiledSampler(library)
+    pytest.skip(f"this CPU cannot run the kernel {name}, or it was not built")
 
 
 def row(
@@ -137,3 +155,34 @@ def test_asking_for_more_than_the_vocabulary_gives_all_of_it() -> None:
     drawn = sample([LOGITS[0]], [row(Sampling(logprobs=20), 0.5)])[0]
     assert drawn is not None
     assert len(drawn.logprob.top) == 6
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it replaces no state
+@given(st.data())
+def test_the_compiled_samplers_draw_what_torch_does(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 700))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    logits = torch.randn(size, generator=generator) * data.draw(st.sampled_from((0.1, 3.0, 20.0)))
+    sampling = Sampling(
+        seed=0,
+        temperature=data.draw(st.sampled_from((0.0, 0.3, 1.0, 1.7))),
+        top_k=data.draw(st.sampled_from((0, 1, 5, 400))),
+        top_p=data.draw(st.sampled_from((1.0, 0.9, 0.1))),
+        min_p=data.draw(st.sampled_from((0.0, 0.05, 0.9))),
+        repetition_penalty=data.draw(st.sampled_from((1.0, 1.3))),
+        logprobs=data.draw(st.integers(0, 3)),
+    )
+    taken = data.draw(st.dictionaries(st.integers(0, size - 1), st.sampled_from((0.0, 0.4))))
+    # Nearer to 0 are only tokens of no probability, which are told apart by denormal numbers.
+    noise = data.draw(st.floats(1e-6, 0.9999))
+    near = [min(max(noise + step, 0.0), 1 - 2**-53) for step in (-1e-5, 0.0, 1e-5)]
+    asked = [row(sampling, each, taken, history=(0, size // 2)) for each in near]
+    theirs = sampler.sample([logits] * 3, asked)
+    (ours,) = sample([logits], asked[1:2])
+    assert ours is not None
+    # At the edge between two tokens either may come out, by the last bit of a sum.
+    same = [each for each in theirs if each and each.logprob.token == ours.logprob.token]
+    assert same
+    assert ours.logprob.logprob == pytest.approx(same[0].logprob.logprob, abs=1e-4)
+    assert ours.draw_logprob == pytest.approx(same[0].draw_logprob, abs=1e-4)
+    assert ours.logprob.top == same[0].logprob.top

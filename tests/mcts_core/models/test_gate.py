@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,7 +127,7 @@ def test_the_probe_refuses_a_model_that_computes_something_else_here() -> None:
     def wrong(*arguments: Any, **keywords: Any) -> Any:
         computed = forward(*arguments, **keywords)
         assert computed.logits is not None
-        return type(computed)(computed.hidden, computed.logits.roll(1, dims=-1))
+        return replace(computed, logits=computed.logits.roll(1, dims=-1))
 
     forward = resident.forward
     resident.forward = wrong  # type: ignore[assignment, method-assign]

@@ -38,14 +38,14 @@ def edit(folder: Path, **fields: Any) -> None:
 
 def test_a_checkpoint_becomes_a_resident(tmp_path: Path) -> None:
     make("gemma3").save_pretrained(tmp_path)
-    assert load(tmp_path).vocabulary == VOCABULARY
+    assert load(tmp_path).decoder.vocabulary == VOCABULARY
 
 
 def test_the_trunk_of_a_classifier_is_loaded_without_its_head(tmp_path: Path) -> None:
     model = make("qwen2-token-classification")
     model.save_pretrained(tmp_path)
     trunk = sum(parameter.numel() for parameter in model.base_model.parameters())
-    assert load(tmp_path, language_head=False).parameters == trunk
+    assert load(tmp_path, language_head=False).decoder.parameters == trunk
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:

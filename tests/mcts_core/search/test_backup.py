@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcts_core.search.backup import backup
-from mcts_core.search.parameters import SearchParameters
+from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
 from mcts_core.search.tree import Tree
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import World, WorldState, solve
+from tests.mcts_core.search.world import World, WorldState, grow, solve
 
 
 @given(values=st.lists(st.floats(-100, 100), min_size=1, max_size=20))
@@ -57,3 +57,23 @@ def test_by_max_a_disappointment_below_reaches_all_ancestors() -> None:
 def test_a_search_by_max_finds_what_is_there() -> None:
     parameters = SearchParameters(critics={"value": 1.0, "orm": 1.0}, backup="max")
     assert solve(World(), parameters).trajectories[0].score == 1.0
+
+
+@settings(max_examples=20, deadline=None)
+@given(parallel=st.integers(1, 8), seed=st.integers(0, 99), inner=st.integers(1, 4))
+def test_the_best_of_the_children_is_known_without_looking_through_them(
+    parallel: int, seed: int, inner: int
+) -> None:
+    parameters = SearchParameters(
+        critics={"value": 1.0, "orm": 1.0},
+        backup="max",
+        budget=Budget(simulations=150),
+        parallel=parallel,
+        width=Width(root=(2, 6), inner=(inner, 5)),
+        stop_when=StopWhen(converged=False),
+    )
+    _, tree = grow(parameters, world=World(critic_noise=0.7), seed=seed)
+    inside = [node for node in tree.walk() if any(child.visits for child in node.children)]
+    assert len(inside) > 10
+    for node in inside:
+        assert node.value == max(child.value for child in node.children if child.visits)

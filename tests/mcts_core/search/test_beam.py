@@ -72,10 +72,53 @@ def test_candidates_are_ranked_by_likelihood_where_no_critic_can_tell() -> None:
     assert result.terminals == 3
 
 
-def test_a_beam_within_a_small_budget_is_finished_by_the_ladder() -> None:
+@pytest.mark.parametrize("method", ["beam", "dvts"])
+@pytest.mark.parametrize("tokens", [60, 80, 120, 200, 400])
+def test_a_beam_is_as_wide_as_its_budget_can_see_through(method: Method, tokens: int) -> None:
+    """At first an option may have 64 tokens, so that none of these budgets has room for four."""
+    world = World(critic_noise=0.2)
+    parameters = SearchParameters(
+        method=method, critics={"value": 1.0, "orm": 1.0}, budget=Budget(tokens=tokens)
+    )
+    result = solve(world, parameters)
+    assert (result.method, result.fallback) == (method, None), "it needs no ladder"
+    assert result.trajectories[0].finish_reason == "stop"
+    assert result.trajectories[0].scores.keys() == {"value", "orm"}
+    assert world.spent <= tokens + 10, "the answer's line is longer than any before it"
+    if tokens >= 120:
+        assert world.spent > 0.7 * tokens, "what is there is used"
+        assert max(work.draws for work in world.done if isinstance(work, Extend)) > 1
+
+
+def test_a_wider_beam_is_had_for_a_larger_budget() -> None:
+    def nodes(tokens: int) -> int:
+        parameters = SearchParameters(
+            method="beam", critics={"noise": 1.0}, budget=Budget(tokens=tokens)
+        )
+        return solve(World(), parameters).nodes
+
+    widths = [nodes(tokens) for tokens in (60, 100, 200, 300, 2000)]
+    assert widths == sorted(widths)
+    assert len(set(widths)) == len(widths)
+
+
+def test_states_that_a_narrow_step_leaves_out_are_gone_on_with_afterwards() -> None:
+    parameters = SearchParameters(
+        method="beam", critics={"noise": 1.0}, width=Width(beam=2), budget=Budget(tokens=110)
+    )
+    _, tree = grow(parameters)
+    ends = [node.id for node in tree.terminals]
+    assert len(ends) == 2
+    first, second = (node.path() for node in tree.terminals)
+    late = next(node for node in second if node not in first and node.children)
+    assert late.children[0].id > ends[0], "it was begun once the first was finished"
+
+
+@pytest.mark.parametrize("method", ["beam", "dvts"])
+def test_a_budget_that_affords_no_beam_is_finished_by_the_ladder(method: Method) -> None:
     world = World()
     parameters = SearchParameters(
-        method="beam", critics={"value": 1.0, "orm": 1.0}, budget=Budget(tokens=60)
+        method=method, critics={"value": 1.0, "orm": 1.0}, budget=Budget(tokens=30)
     )
     result = solve(world, parameters)
     assert result.stop_reason == "tokens"
@@ -85,13 +128,15 @@ def test_a_beam_within_a_small_budget_is_finished_by_the_ladder() -> None:
     assert result.trajectories[0].scores.keys() == {"value", "orm"}
 
 
-def test_a_beam_stops_at_the_nodes_that_it_may_make() -> None:
+@pytest.mark.parametrize(("nodes", "stop", "end"), [(3, "nodes", "length"), (20, None, "stop")])
+def test_a_beam_keeps_to_the_nodes_that_it_may_make(nodes: int, stop: str | None, end: str) -> None:
     parameters = SearchParameters(
-        method="beam", critics={"value": 1.0}, budget=Budget(nodes=20), fallback=()
+        method="beam", critics={"noise": 1.0}, budget=Budget(nodes=nodes), fallback=()
     )
     result = solve(World(), parameters)
-    assert result.stop_reason == "nodes"
-    assert result.trajectories[0].finish_reason == "length"
+    assert result.nodes <= nodes
+    assert stop in (None, result.stop_reason)
+    assert result.trajectories[0].finish_reason == end
 
 
 @pytest.mark.parametrize("method", ["beam", "dvts", "best_first"])

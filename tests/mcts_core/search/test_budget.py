@@ -1,16 +1,29 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcts_core.search.budget import Meter
 from mcts_core.search.methods import METHODS
+from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.parameters import Budget, SearchParameters, Step, StopWhen, Width
 from mcts_core.search.search import SearchFailed, SearchResult
-from mcts_core.search.work import Extend, Extended, Opened
+from mcts_core.search.tree import Tree
+from mcts_core.search.work import Announce, Extend, Extended, Opened, Outcome, Release, Work
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import Clock, World, WorldState, build, drive, grow, solve
+from tests.mcts_core.search.world import (
+    Clock,
+    World,
+    WorldState,
+    build,
+    drive,
+    grow,
+    picture,
+    solve,
+)
 
 VALUE = {"value": 1.0, "orm": 1.0}
 ON = StopWhen(converged=False)
@@ -92,7 +105,7 @@ def test_no_more_options_are_drawn_together_than_the_budget_has_room_for(
 
 def test_options_cost_what_they_cost_on_average() -> None:
     parameters = SearchParameters(budget=Budget(tokens=100, nodes=50), step=Step(max_tokens=9))
-    meter = Meter(parameters, Clock(), 0.0, parameters.step.limit)
+    meter = Meter(parameters, Clock(), 0.0, parameters.step.limit, 100)
     tree = new_tree()
     assert meter.affordable(tree, 99) == 100 // 9, "as long as options may be"
     meter.commit(Opened(WorldState(()), {}, spent=20))
@@ -131,19 +144,104 @@ def test_room_is_left_to_finish_while_there_is_no_terminal(tokens: int) -> None:
     assert result.stop_reason == "tokens"
 
 
-def test_time_is_left_to_finish_while_there_is_no_terminal() -> None:
+def in_steps(
+    method: str, steps: float, **fields: object
+) -> tuple[SearchResult | SearchFailed, Tree | None]:
+    """A search with time for so many steps of an engine that draws one token of everything under
+    way in each; a step takes a tenth longer for every row beside the first."""
     world = World(numbers=(2, 3, 4, 6, 7), critic_noise=0.5)
-    clock = Clock(tick=0.01)
-    parameters = SearchParameters(
-        critics=VALUE, budget=Budget(deadline_ms=1000), parallel=4, width=Width(inner=(6, 6))
+    clock = Clock()
+    parameters = SearchParameters.model_validate(
+        {
+            "method": method,
+            "critics": VALUE,
+            "budget": {"simulations": 10_000, "deadline_ms": steps},
+            "stop_when": {"converged": False},
+            "width": {"root": (4, 8), "inner": (4, 8), "samples": 32},
+            **fields,
+        }
     )
     search = build(world, parameters, clock=clock)
-    result = drive(search, world, clock=clock, deadline=clock() + 1.0)
+    assert isinstance(search, TreeSearch)
+    ends = clock() + steps / 1000
+    under_way: list[tuple[Work, Outcome, int]] = []
+
+    def begin(works: Sequence[Work]) -> None:
+        for work in works:
+            if not isinstance(work, Release | Announce):
+                outcome = world.do(work)
+                drawn = outcome.options if isinstance(outcome, Extended) else ()
+                under_way.append((work, outcome, max([1, *(len(each.tokens) for each in drawn)])))
+
+    begin(search.start())
+    while search.result is None and clock() < ends:
+        rows = sum(len(o.options) if isinstance(o, Extended) else 1 for _, o, _ in under_way)
+        clock.seconds += 0.001 * (1 + 0.1 * (rows - 1))
+        under_way = [(work, outcome, left - 1) for work, outcome, left in under_way]
+        for work, outcome in [(work, outcome) for work, outcome, left in under_way if left == 0]:
+            begin(search.deliver(work, outcome))
+        under_way = [each for each in under_way if each[2]]
+    if search.result is None:
+        search.expire(())
+    assert search.result is not None
+    return search.result, search._tree
+
+
+PATH = 45
+"""Steps that a trajectory of these five numbers takes, with the prompt and the last scores."""
+
+
+@pytest.mark.parametrize("paths", [1.2, 1.5, 2.0, 4.0, 10.0])
+@pytest.mark.parametrize("method", ["mcts", "best_first", "beam", "dvts", "best_of_n"])
+def test_time_for_one_path_gives_a_complete_and_scored_trajectory(
+    method: str, paths: float
+) -> None:
+    result, _ = in_steps(method, paths * PATH)
     assert isinstance(result, SearchResult)
     assert result.trajectories[0].finish_reason == "stop"
-    assert result.fallback is not None
-    assert result.fallback.reason == "deadline"
+    assert result.trajectories[0].scores.keys() == set(VALUE)
+    assert (result.method, result.fallback) == (method, None)
+
+
+@pytest.mark.parametrize("method", ["mcts", "best_first"])
+def test_what_is_left_of_the_time_after_the_first_trajectory_is_used(method: str) -> None:
+    result, tree = in_steps(method, 3 * PATH)
+    assert isinstance(result, SearchResult)
     assert result.stop_reason == "deadline"
+    assert tree is not None
+    assert tree.nodes > tree.terminals[0].id + 10
+
+
+@pytest.mark.parametrize("method", ["mcts", "best_first", "beam", "dvts", "best_of_n"])
+def test_a_search_with_time_enough_grows_as_if_it_had_no_deadline(method: str) -> None:
+    _, free = in_steps(method, 1e9, budget={"simulations": 40})
+    _, timed = in_steps(method, 1e9, budget={"simulations": 40, "deadline_ms": 1e6})
+    assert free is not None
+    assert timed is not None
+    assert picture(timed) == picture(free)
+
+
+def test_the_pace_that_is_planned_with_is_the_one_seen_last() -> None:
+    """A server that slows down is noticed in time: the search stops growing and finishes."""
+    clock = Clock()
+    parameters = SearchParameters(budget=Budget(deadline_ms=1000), step=Step(max_tokens=9))
+    meter = Meter(parameters, clock, clock(), 9, 40)
+    tree = new_tree()
+    assert not meter.hurried(tree), "nothing is known yet"
+    began = meter.now()
+    clock.seconds += 0.01
+    meter.timed(began, 1)
+    assert not meter.hurried(tree), "40 tokens take 0.4 s"
+    began = meter.now()
+    clock.seconds += 0.15
+    meter.timed(began, 5)
+    assert meter.hurried(tree), "40 tokens take 0.8 s"
+    meter.commit(Extended((option("abcd"),), spent=4))
+    assert not meter.hurried(tree), "four options of four tokens take 0.3 s"
+    tree.add(tree.root, option("abcd"), "stop", "mcts")
+    clock.seconds += 0.8
+    assert not meter.hurried(tree), "there is a trajectory to return"
+    assert meter.finishing(tree, tree.root) == "deadline", "there is no time for another"
 
 
 def test_a_search_that_has_a_terminal_uses_its_budget_up() -> None:

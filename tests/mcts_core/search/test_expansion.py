@@ -49,7 +49,7 @@ class Desk:
         self.extended: list[Extend] = []
         width = AdaptiveWidth(search.width)
         evaluation = Evaluation(task, self.outbox)
-        meter = Meter(search, Clock(), 0.0, search.step.limit)
+        meter = Meter(search, Clock(), 0.0, search.step.limit, max_tokens)
         self.expansion = Expansion(task, width, evaluation, meter, self.outbox)
 
     def expand(
