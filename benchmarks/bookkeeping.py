@@ -122,6 +122,7 @@ def begin(parameters: SearchParameters, simulations: int) -> Search:
         started=time.monotonic(),
         outcome_critics=frozenset(),
         process_critics=frozenset(),
+        reading_critics=frozenset(),
         rollouts_available=False,
     )
 

@@ -10,9 +10,9 @@ from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Failed
 
-Plan = Callable[[Sequence[Node]], tuple[int, int] | None]
-"""How many of these states, best first, take the next step, and how many options are drawn below
-each of them; None to end there."""
+Plan = Callable[[Sequence[Node]], tuple[int, int, int] | None]
+"""How many of these states, best first, take the next step, how many options are drawn below each
+of them, and how many tokens each option may have; None to end there."""
 
 
 def beam(
@@ -46,11 +46,11 @@ def beam(
         shape = plan(frontier) if frontier else None
         if shape is None:
             return
-        beams, draws = shape
+        beams, draws, most = shape
         waiting = [*frontier[beams:], *waiting]
         frontier = frontier[:beams]
         grown = yield from gather(
-            [attempt(expansion.grow(tree, node, draws, "beam")) for node in frontier]
+            [attempt(expansion.grow(tree, node, draws, "beam", most)) for node in frontier]
         )
         candidates = [child for new in grown if isinstance(new, list) for child in new]
         if not candidates:
@@ -62,7 +62,10 @@ def beam(
 
 
 def ranked(candidates: Sequence[Node], evaluation: Evaluation) -> list[Node]:
-    """Best first: by mixed score, or by likelihood per token where not all have one."""
+    """Best first: by mixed score, or by likelihood per token where not all have one. What a limit
+    has cut comes last: it takes no place from what can be gone on with."""
     if all(node.score is not None for node in candidates):
-        return sorted(candidates, key=evaluation.rank, reverse=True)
-    return sorted(candidates, key=lambda node: node.trajectory_likelihood, reverse=True)
+        best = sorted(candidates, key=evaluation.rank, reverse=True)
+    else:
+        best = sorted(candidates, key=lambda node: node.trajectory_likelihood, reverse=True)
+    return sorted(best, key=lambda node: node.end == "length")

@@ -49,8 +49,10 @@ class Budget(Strict):
     simulations: Annotated[int, Field(ge=1)] | None = None
     """Of `mcts`, and expansions of `best_first`; the other methods make none."""
     tokens: Annotated[int, Field(ge=1)] | None = None
-    """Spent tokens: policy, rollout and critics together. Exceeded by no more than the work in
-    flight, and by what it takes to finish one trajectory if none was finished."""
+    """Spent tokens: policy, rollout and critics together. Never exceeded, work in flight included,
+    but for the prompt; for the ladder's finishing of one trajectory where none is, up to the cost
+    of the prompt and `max_tokens`; and for what critics with a model of their own have to read of
+    what is returned."""
     deadline_ms: Annotated[float, Field(gt=0)] | None = None
     """Wall time from the request's admission, in milliseconds."""
     nodes: Annotated[int, Field(ge=1)] | None = None

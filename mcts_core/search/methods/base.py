@@ -60,10 +60,13 @@ class TreeSearch(ABC):
         self._task = task
         self._outbox: list[Work] = []
         parameters = task.parameters
-        longest = task.max_tokens if self.whole else parameters.step.limit
-        self._meter = Meter(parameters, clock, started, longest, task.max_tokens)
+        longest = max(map(len, task.actions), default=parameters.step.limit)
+        readings = task.reading_critics.intersection(parameters.critics) - task.outcome_critics
+        if self.whole:
+            longest, readings = task.max_tokens, frozenset()
+        self._meter = Meter(parameters, clock, started, longest, task.max_tokens, len(readings))
         self._width = AdaptiveWidth(parameters.width, len(task.actions))
-        self._evaluation = Evaluation(task, self._outbox)
+        self._evaluation = Evaluation(task, self._meter, self._outbox)
         self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
         self._poll = Poll(self._evaluation)
         self._ladder = Ladder(
@@ -92,13 +95,18 @@ class TreeSearch(ABC):
         return 1 if self.hurried else self._task.parameters.parallel
 
     @property
+    def places(self) -> int:
+        """Generators that can be begun beside those in flight."""
+        return max(1, self.parallel - self._flow.in_flight)
+
+    @property
     def hurried(self) -> bool:
         """Whether the time left may just suffice to finish one trajectory, and none is yet."""
         return self._tree is not None and self._meter.hurried(self._tree)
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         """Why nothing more should be begun, if so."""
-        return self._meter.exhausted(tree, in_flight + 1)
+        return self._meter.exhausted(tree, 1, in_flight)
 
     def good_enough(self, tree: Tree) -> bool:
         """Whether a terminal has the mixed score of `stop_when.score`, and there are as many
@@ -253,6 +261,10 @@ class TreeSearch(ABC):
         chosen = self._chosen or (self.choose(tree) if tree is not None else [])
         if tree is None or not chosen:
             failure = self._failure or self._expansion.failure
+            if failure is None and self._stop in ("tokens", "nodes"):
+                field = f"'search.budget.{self._stop}'"
+                message = f"{field} leaves nothing for a completion: raise it, or allow a fallback"
+                return SearchFailed("budget", message)
             if self._stop == "deadline" or failure is None:
                 return SearchFailed("deadline", "the deadline passed before there was any option")
             return SearchFailed(failure.reason, failure.message)

@@ -71,13 +71,15 @@ class Beam(TreeSearch):
 
     def _plan(
         self, tree: Tree, states: Sequence[Node], beams: int, draws: int
-    ) -> tuple[int, int] | None:
+    ) -> tuple[int, int, int] | None:
         """How many of `states` take the next step, and with how many draws each: the most that
-        leave what the steps after it take. None where not even one draw breaks no limit, or a
-        terminal is good enough; with a terminal, a path that cannot be finished is not begun."""
+        leave what the steps after it take; and the tokens that an option may have. None where not
+        even one draw breaks no limit, or a terminal is good enough; with a terminal, a path that
+        cannot be finished is not begun."""
         meter, best = self._meter, states[0]
         finished = tree.finished
         self._limit = meter.finishing(tree, best) if finished else meter.exhausted(tree, 1)
         if self.halt(tree, 0) is not None:
             return None
-        return meter.widest(tree, best, min(beams, len(states)), draws)
+        beams, draws = meter.widest(tree, best, min(beams, len(states)), draws)
+        return beams, draws, meter.share(self._task.max_tokens, beams * draws)

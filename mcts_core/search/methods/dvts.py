@@ -37,11 +37,14 @@ class DVTS(Beam):
             shape = self._plan(tree, frontier, width.subtrees, width.beam) if frontier else None
             if shape is None:
                 return
-            subtrees, draws = shape
+            subtrees, draws, most = shape
             waiting = [*frontier[subtrees:], *waiting]
             frontier = frontier[:subtrees]
             grown = yield from gather(
-                [attempt(self._expansion.grow(tree, node, draws, self.name)) for node in frontier]
+                [
+                    attempt(self._expansion.grow(tree, node, draws, self.name, most))
+                    for node in frontier
+                ]
             )
             full = [failed for failed in grown if isinstance(failed, Failed)]
             if len(full) == len(grown):
