@@ -10,6 +10,10 @@ from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Failed
 
+Settle = Callable[[Sequence[Node]], None]
+"""Hears of all states that may be gone on from, best first, before every step; prunes those that
+are not to be."""
+
 Plan = Callable[[Sequence[Node]], tuple[int, int, int] | None]
 """How many of these states, best first, take the next step, how many options are drawn below each
 of them, and how many tokens each option may have; None to end there."""
@@ -22,6 +26,7 @@ def beam(
     expansion: Expansion,
     evaluation: Evaluation,
     plan: Plan,
+    settle: Settle = lambda states: None,
 ) -> Steps[None]:
     """Grows `starts` until `width` of the kept candidates have finished, nothing is left to grow,
     or `plan`, which is asked before every step, ends it.
@@ -41,6 +46,9 @@ def beam(
             if not evaluation.missing(node) or node.end is None:
                 evaluation.release(node)
         frontier = [node for node in kept if node.end is None]
+        settle((*frontier, *waiting))
+        frontier = [node for node in frontier if not node.pruned]
+        waiting = [node for node in waiting if not node.pruned]
         if not frontier:
             frontier, waiting = waiting[:places], []
         shape = plan(frontier) if frontier else None

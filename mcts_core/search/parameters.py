@@ -25,6 +25,9 @@ Method = Literal[
 ]
 """The search methods; `mcts_core.search.methods` registers one class for each."""
 
+COMMITTING: frozenset[Method] = frozenset(("mcts", "beam", "dvts", "best_first"))
+"""Methods that take steps, and can settle one after the other (`SearchParameters.commit`)."""
+
 Rung = Literal["beam", "sample"]
 """What a ladder may fall back to."""
 
@@ -223,8 +226,8 @@ class SearchParameters(Strict):
     progress: bool = False
     """Of a stream: say now and then how far the search is."""
     commit: bool = False
-    """`mcts` settles one step after the other within its share of the budget, and re-roots the
-    tree there; not with `n` above 1, nor with a vote."""
+    """A method that takes steps settles one after the other within its share of the budget, and
+    re-roots the tree there; not with `n` above 1, nor with a vote."""
     include: tuple[Literal["candidates", "root", "tree"], ...] = ()
 
     @field_validator("actions")
@@ -240,6 +243,10 @@ class SearchParameters(Strict):
         if self.actions is not None and "step" in self.model_fields_set:
             raise _refusal("step", "'actions' say what an option is: leave 'step' out")
         return self
+
+    def commits(self, n: int) -> bool:
+        """Whether a search for `n` trajectories settles its steps one by one."""
+        return self.commit and self.method in COMMITTING and n == 1 and self.readout != "vote"
 
     def over(self, preset: SearchParameters) -> SearchParameters:
         """This request's own fields laid over `preset`; nested objects are merged field by field.

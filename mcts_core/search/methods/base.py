@@ -50,8 +50,6 @@ class TreeSearch(ABC):
     """Whether the critics are asked about unfinished states."""
     whole: ClassVar[bool] = False
     """Whether its options are whole trajectories."""
-    commits: ClassVar[bool] = False
-    """Whether the method can settle one step after the other (`commit`)."""
     readouts: ClassVar[tuple[readout.Readout, ...]] = ("best", "vote")
     """Those that the method has; the first one where the request asks for another."""
 
@@ -73,7 +71,7 @@ class TreeSearch(ABC):
             parameters, task.max_tokens, self._expansion, self._evaluation, self._meter
         )
         self._commitment: Commitment | None = None
-        if parameters.commit and self.commits and task.n == 1 and self.readout != "vote":
+        if parameters.commits(task.n):
             self._commitment = Commitment(
                 self.readout, self._evaluation, self._meter, self._outbox, stream=task.stream
             )
@@ -107,6 +105,13 @@ class TreeSearch(ABC):
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         """Why nothing more should be begun, if so."""
         return self._meter.exhausted(tree, 1, in_flight)
+
+    def due(self, tree: Tree) -> Node | None:
+        """The step that is to be committed before anything more is begun."""
+        return self._commitment.due(tree) if self._commitment is not None else None
+
+    def committed(self) -> None:  # noqa: B027
+        """A step was committed: what was pruned is not to be grown."""
 
     def good_enough(self, tree: Tree) -> bool:
         """Whether a terminal has the mixed score of `stop_when.score`, and there are as many
@@ -172,12 +177,13 @@ class TreeSearch(ABC):
                 self._settle()
             return None
         while (stop := self._reason(tree, in_flight)) is None:
-            step = self._commitment.due(tree) if self._commitment is not None else None
+            step = self.due(tree)
             if step is None or self._commitment is None:
                 break
             if in_flight:
                 return None  # what is in flight may still change the choice
             self._commitment.take(tree, step)
+            self.committed()
         if stop is None:
             if in_flight >= self.parallel:
                 return None

@@ -37,6 +37,10 @@ class Beam(TreeSearch):
         """A terminal that is good enough, or the limit that the next step would break."""
         return "score" if self.good_enough(tree) else self._limit
 
+    def due(self, tree: Tree) -> Node | None:
+        """None: steps are committed between those of the beam (`_follow`)."""
+        return None
+
     def _grow(self, tree: Tree) -> Steps[None]:
         width = self._task.parameters.width.beam
         options = yield from self._first(tree, width, width)
@@ -47,7 +51,12 @@ class Beam(TreeSearch):
             self._expansion,
             self._evaluation,
             lambda states: self._plan(tree, states, width, width),
+            lambda states: self._follow(tree, states),
         )
+
+    def _follow(self, tree: Tree, states: Sequence[Node]) -> None:
+        if self._commitment is not None:
+            self._commitment.follow(tree, states)
 
     def _first(self, tree: Tree, beams: int, draws: int) -> Steps[list[Node]]:
         """The root's options.

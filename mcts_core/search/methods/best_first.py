@@ -82,6 +82,14 @@ class BestFirst(TreeSearch):
             return meter.short(tree)
         return reached
 
+    def committed(self) -> None:
+        self._frontier = [
+            entry
+            for entry in self._frontier
+            if not entry[-1].pruned and (entry[-1].end == "stop" or not entry[-1].closed)
+        ]
+        heapify(self._frontier)
+
     def _take_winners(self, wanted: int | None) -> bool:
         """Takes leading terminals off the frontier; True once there were as many as wanted."""
         frontier = self._frontier

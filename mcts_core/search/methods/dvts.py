@@ -30,10 +30,12 @@ class DVTS(Beam):
         options = yield from self._first(tree, width.subtrees, width.beam)
         kept, waiting = self._keep(options, width.subtrees), list[Node]()
         while True:
-            frontier = [node for node in kept if node.end is None]
+            frontier = ranked([node for node in kept if node.end is None], self._evaluation)
+            self._follow(tree, (*frontier, *waiting))
+            frontier = [node for node in frontier if not node.pruned]
+            waiting = [node for node in waiting if not node.pruned]
             if not frontier:
-                frontier, waiting = waiting, []
-            frontier = ranked(frontier, self._evaluation)
+                frontier, waiting = ranked(waiting, self._evaluation), []
             shape = self._plan(tree, frontier, width.subtrees, width.beam) if frontier else None
             if shape is None:
                 return

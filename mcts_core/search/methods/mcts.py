@@ -21,7 +21,6 @@ class MCTS(TreeSearch):
 
     name: ClassVar[str] = "mcts"
     rungs: ClassVar[tuple[Rung, ...]] = ("beam", "sample")
-    commits: ClassVar[bool] = True
     readouts: ClassVar[tuple[readout.Readout, ...]] = ("best", "visits", "value", "vote")
 
     def __init__(self, task: Task, clock: Callable[[], float], started: float) -> None:
