@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil, inf, isqrt
 
 from mcts_core.search.costs import Costs
 from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import StopReason
 from mcts_core.search.tree import Node, Tree
-from mcts_core.search.work import Extend, Opened, Outcome, Work
+from mcts_core.search.work import Extend, Failed, Opened, Option, Outcome, Work
 
 _TIME_MARGIN = 1.5
 """Finishing is given this much more time than it is expected to take."""
@@ -99,7 +99,8 @@ class Meter:
         self.spent += outcome.spent
         if isinstance(outcome, Opened):
             self._opened += outcome.spent
-        self.costs.take(outcome)
+        elif not isinstance(outcome, Failed):
+            self.costs.take(outcome)
 
     def launch(self, count: int) -> None:
         """A simulation begins that draws `count` options."""
@@ -129,6 +130,11 @@ class Meter:
         if self._deadline is not None:
             pace = (self._clock() - began) / max(1, tokens)
             self._pace = (self._pace + pace) / 2 if self._pace else pace
+
+    def drawn(self, began: float, options: Sequence[Option]) -> None:
+        """`timed`, of `options` that were drawn side by side."""
+        if self._deadline is not None:
+            self.timed(began, max([len(option.tokens) for option in options]))
 
     @property
     def tokens_left(self) -> float:
@@ -175,6 +181,8 @@ class Meter:
     def affordable(self, tree: Tree, count: int) -> int:
         """How many of `count` more options break no limit, and leave what it takes to finish a
         trajectory; at least one."""
+        if count == 1:
+            return 1
         if self._budget.tokens is not None:
             spare = self.tokens_left - self._kept_back(tree)
             count = max(1, min(count, int(spare / self.costs.roomy)))
@@ -212,10 +220,12 @@ class Meter:
         """
         if self._budget.tokens is None:
             return longest
-        models = self.costs.models
-        most = (self.room / options - self.costs.beside) / models
-        fair = (self.room / (options * places) - self.costs.beside) / models
-        return max(1, int(min(longest, most, max(fair, self.costs.length))))
+        costs = self.costs
+        fair = (self.room / (options * places) - costs.beside) / costs.models
+        if fair >= longest:
+            return longest
+        most = (self.room / options - costs.beside) / costs.models
+        return max(1, int(min(longest, most, max(fair, costs.length))))
 
     def reserve_options(self, work: Extend) -> None:
         """Reserves what the options of `work` may cost, with what is expected to follow them."""

@@ -2,74 +2,77 @@
 
 from __future__ import annotations
 
-from mcts_core.search.work import Extended, Failed, Opened, Outcome, RolledOut
+from mcts_core.search.work import Extended, Outcome, RolledOut
 
 _LENGTH_MARGIN = 2
 """Options that are drawn beside others are given room for so many times the mean length."""
 
 
 class Costs:
-    """Means over the options of a search, in tokens of all models."""
+    """Means over the options of a search, in tokens of all models.
 
-    __slots__ = ("_grown", "_longest", "longest_rollout", "models", "most", "options", "tokens")
+    They are asked for several times between two outcomes, and so taken once for each.
+    """
+
+    __slots__ = (
+        "_grown",
+        "_longest",
+        "beside",
+        "high",
+        "length",
+        "longest_rollout",
+        "models",
+        "option",
+        "options",
+        "roomy",
+        "tokens",
+    )
 
     def __init__(self, longest: int, readings: int) -> None:
         """`longest`: the most tokens that an option may have; `readings`: how many models of
         critics read an option's tokens beside the policy."""
-        self._longest = longest
         self._grown = 0
+        self._longest = 0
         self.models = 1 + readings
         """That every token of an option goes through."""
         self.options = 0
         """Drawn so far."""
         self.tokens = 0
         """Of all of them."""
-        self.most = 0
-        """Of the longest."""
         self.longest_rollout = 0
-
-    def take(self, outcome: Outcome) -> None:
-        """Counts what grew the tree: anything but the prompt, and what failed."""
-        if isinstance(outcome, Opened | Failed):
-            return
-        self._grown += outcome.spent
-        if isinstance(outcome, RolledOut):
-            self.longest_rollout = max(self.longest_rollout, len(outcome.tokens))
-        if isinstance(outcome, Extended):
-            self.options += len(outcome.options)
-            lengths = [len(option.tokens) for option in outcome.options]
-            self.tokens += sum(lengths)
-            self.most = max(self.most, *lengths)
-
-    @property
-    def option(self) -> float:
-        """Mean of an option, with its scores and rollouts."""
-        if self.options:
-            return max(1.0, self._grown / self.options)
-        return float(self._longest)
-
-    @property
-    def beside(self) -> float:
+        self.option = float(longest)
+        """Mean of an option, with its scores and rollouts; before the first, its most tokens."""
+        self.beside = 0.0
         """Mean of what an option costs beside its own tokens: rollouts, and critics that read
         whole trajectories."""
-        if not self.options:
-            return 0.0
-        return max(0.0, (self._grown - self.tokens * self.models) / self.options)
-
-    @property
-    def length(self) -> float:
+        self.length = float(longest)
         """Tokens that an option beside others must have room for: hardly any is longer, and a few
         that are must not make the search as narrow as if all were."""
-        if self.options:
-            return min(self.most, _LENGTH_MARGIN * self.tokens / self.options)
-        return float(self._longest)
-
-    @property
-    def roomy(self) -> float:
+        self.roomy = self.length * self.models
         """Of an option of that `length`."""
-        return self.length * self.models + self.beside
-
-    @property
-    def high(self) -> float:
+        self.high = self.option
         """Of an option as long as the longest so far."""
-        return self.option * self.most * self.options / self.tokens if self.options else self.option
+
+    def take(self, outcome: Outcome) -> None:
+        """Counts what has grown the tree."""
+        self._grown += outcome.spent
+        if isinstance(outcome, Extended):
+            for option in outcome.options:
+                length = len(option.tokens)
+                self.tokens += length
+                if length > self._longest:
+                    self._longest = length
+            self.options += len(outcome.options)
+        elif isinstance(outcome, RolledOut):
+            self.longest_rollout = max(self.longest_rollout, len(outcome.tokens))
+        if not self.options:
+            return
+        mean = self.tokens / self.options
+        own = mean * self.models
+        each = self._grown / self.options
+        self.option = each if each > 1.0 else 1.0
+        self.beside = each - own if each > own else 0.0
+        roomy = _LENGTH_MARGIN * mean
+        self.length = roomy if roomy < self._longest else float(self._longest)
+        self.roomy = self.length * self.models + self.beside
+        self.high = self.option * self._longest / mean

@@ -109,5 +109,6 @@ class Draws:
     def torn(self, node: Node, option: Option, *, whole: bool = False) -> bool:
         """Whether an `option` was cut before it had all the tokens that it might have: the budget
         had no more for it, or the model's context is full. It is no step."""
-        longest = self.rest(node) if whole else self.longest(node)
-        return option.finish == "length" and len(option.tokens) < longest
+        if option.finish != "length":
+            return False
+        return len(option.tokens) < (self.rest(node) if whole else self.longest(node))

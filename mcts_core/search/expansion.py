@@ -208,7 +208,7 @@ class Expansion:
     def _extend(self, work: Extend) -> Steps[tuple[Option, ...]]:
         began = self._meter.now()
         options = yield from self._evaluation.extend(work)
-        self._meter.timed(began, max([len(option.tokens) for option in options]))
+        self._meter.drawn(began, options)
         return options
 
     def _adopt(

@@ -103,11 +103,6 @@ class Flow:
         self._queue: deque[_Flight] = deque()
         self._waiting: dict[int, tuple[_Flight, int]] = {}
 
-    @property
-    def in_flight(self) -> int:
-        """Generators that wait for outcomes."""
-        return len(self._queue)
-
     def start(self) -> Sequence[Work]:
         issued: list[Work] = []
         self._fill(issued)

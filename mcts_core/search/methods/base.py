@@ -76,6 +76,10 @@ class TreeSearch(ABC):
                 self.readout, self._evaluation, self._meter, self._outbox, stream=task.stream
             )
         self._flow = Flow(self._next, self._meter.commit, self._failed, self._outbox)
+        self._places = 1
+        """Generators that can be begun now."""
+        self._full = 0
+        """How many are in flight if no other can have a place until one of them goes on."""
         self._stage: Literal["new", "growing", "finishing"] = "new"
         self._tree: Tree | None = None
         self._chosen: list[Node] | None = None
@@ -91,11 +95,6 @@ class TreeSearch(ABC):
     def parallel(self) -> int:
         """Most generators in flight."""
         return 1 if self.hurried else self._task.parameters.parallel
-
-    @property
-    def places(self) -> int:
-        """Generators that can be begun beside those in flight."""
-        return max(1, self.parallel - self._flow.in_flight)
 
     @property
     def hurried(self) -> bool:
@@ -163,7 +162,8 @@ class TreeSearch(ABC):
 
     def _next(self, in_flight: int) -> Steps[None] | None:
         """What `Flow` begins next."""
-        if self._result is not None:
+        full, self._full = self._full, 0
+        if self._result is not None or (full and full == in_flight):
             return None
         if self._stage == "new":
             if in_flight:
@@ -185,11 +185,15 @@ class TreeSearch(ABC):
             self._commitment.take(tree, step)
             self.committed()
         if stop is None:
-            if in_flight >= self.parallel:
+            self._places = self.parallel - in_flight
+            if self._places <= 0:
                 return None
             steps = self.propose(tree)
-            if steps is not None or in_flight:
+            if steps is not None:
+                self._full = in_flight + 1 if self._places == 1 else 0
                 return steps
+            if in_flight:
+                return None
             stop = "exhausted"
         if (stop in _AT_ONCE and in_flight) or (stop == "deadline" and tree.finished):
             self._stop = stop

@@ -62,7 +62,7 @@ class BestFirst(TreeSearch):
         else:
             *_, node = heappop(self._frontier)
             count = self._meter.affordable(tree, self._width.wanted(node))
-        most = self._meter.share(self._expansion.draws.longest(node), count, self.places)
+        most = self._meter.share(self._expansion.draws.longest(node), count, self._places)
         self._meter.launch(count)
         return self._expand(tree, node, count, most)
 

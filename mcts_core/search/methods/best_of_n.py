@@ -39,7 +39,7 @@ class BestOfN(Sample):
         return TreeSearch.halt(self, tree, in_flight)
 
     def _limit(self) -> int:
-        return self._meter.share(self._task.max_tokens, 1, self.places)
+        return self._meter.share(self._task.max_tokens, 1, self._places)
 
     def choose(self, tree: Tree) -> list[Node]:
         return TreeSearch.choose(self, tree)

@@ -35,7 +35,7 @@ class MCTS(TreeSearch):
         count = 1
         if self._evaluation.sighted and not hurried:
             count = self._meter.affordable(tree, self._width.wanted(path[-1]))
-        most = self._meter.share(self._expansion.draws.longest(path[-1]), count, self.places)
+        most = self._meter.share(self._expansion.draws.longest(path[-1]), count, self._places)
         self._meter.launch(count)
         for node in path:
             node.virtual += 1
