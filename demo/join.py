@@ -22,10 +22,10 @@ from critics.head import Head
 from demo.batches import Encoder
 from demo.corpus import Corpus, Mixture
 from demo.schedule import schedule
+from demo.supply import supply
 from demo.tokenizer import build_tokenizer
 from demo.traces import Trace, padded
 from demo.train_critics import first_step_weight
-from demo.supply import supply
 from demo.train_policy import Optimizers, Plan, losses
 
 _log = logging.getLogger(__name__)

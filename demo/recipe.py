@@ -1,6 +1,6 @@
 """Makes every checkpoint of the embedded model from one seed.
 
-`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 4 hours on two
+`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 5 hours on two
 cores; `--stage NAME ...` runs some, reading what the stages before it left in `--out` and `--work`.
 """
 
@@ -152,10 +152,14 @@ class Recipe:
         if not shares:
             return self._joined(number - 1)
         folder = self._work / f"start_{number}"
-        shutil.copytree(self._joined(number - 1), folder, dirs_exist_ok=True)
+        self._average(shares, folder)
+        return folder
+
+    def _average(self, shares: Mapping[int, float], folder: Path) -> None:
+        """The mean of these rounds' policies and critics, into `folder`."""
+        shutil.copytree(self._joined(max(shares)), folder, dirs_exist_ok=True)
         files = ["policy/model.safetensors", *(f"{kind}/head.safetensors" for kind in _KINDS)]
         average({self._joined(n): share for n, share in shares.items()}, files, folder)
-        return folder
 
     def _search(self, number: int) -> None:
         """Trees over training puzzles, by the policy and the critics that the round starts from."""
@@ -174,7 +178,8 @@ class Recipe:
         self._keep(f"search_{number}", traces)
 
     def _join(self, number: int) -> None:
-        """The policy and its critics, trained together; those of the last round ship."""
+        """The policy and its critics, trained together; after the last round, the mean that
+        ships."""
         plan, folder = self._settings.rounds[number - 1], self._start(number)
         model = load_model(folder / "policy")
         heads = {kind: load_head(folder / kind)[0] for kind in _KINDS}
@@ -183,7 +188,7 @@ class Recipe:
         taken = train_jointly(model, heads, sources, plan.solved, seed, plan.plan)
         _save_joined(model, heads, self._joined(number))
         if number == len(self._settings.rounds):
-            _save_joined(model, heads, self._out)
+            self._average(self._settings.ships, self._out)
         self._note(f"join_{number}", {"steps": taken})
 
     def _keep(self, name: str, traces: Sequence[Trace]) -> None:
