@@ -122,7 +122,7 @@ def test_late_lies_are_true_until_the_last_step_or_the_answer() -> None:
     assert ends["right way"] > 50, "a lie where the truth could have been told"
 
 
-def test_the_results_of_a_dead_end_are_learned_and_its_operands_are_not() -> None:
+def test_of_a_dead_end_results_are_learned_and_what_follows_the_wrong_choice() -> None:
     tokenizer = build_tokenizer()
     sample = Sample(
         Puzzle((2, 7, 7, 8), 24),
@@ -132,8 +132,7 @@ def test_the_results_of_a_dead_end_are_learned_and_its_operands_are_not() -> Non
     )
     batch = Encoder(tokenizer).encode([sample])
     learned = [ids[0] for ids in batch.target_ids.tolist()]
-    written = " 9 (left: 7 8 9)\n 72 (left: 7 72)\nAnswer: 72 = 72</s>"
+    written = " 9 (left: 7 8 9)\n8 * 9 = 72 (left: 7 72)\nAnswer: 72 = 72</s>"
     assert tokenizer.decode(learned) == written
-    before = batch.ids[0, batch.at[[0, 6]]].tolist()
-    assert tokenizer.decode(before) == " = ="
+    assert tokenizer.decode(batch.ids[0, batch.at[:1]].tolist()) == " ="
     assert sample.first(1).results == 1
