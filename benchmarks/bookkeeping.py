@@ -88,16 +88,24 @@ class FreeEvaluator:
 
 
 SHAPES: dict[str, SearchParameters] = {
-    "importance, 8 in flight": SearchParameters(critics={"value": 1.0}, parallel=8),
+    "importance, 8 in flight": SearchParameters(critics={"value": 1.0}, parallel=8, fallback=()),
     "progressive, 1 in flight": SearchParameters(
         critics={"value": 1.0},
         width=Width(rule="progressive", root=(4, 40), inner=(1, 8)),
         parallel=1,
+        fallback=(),
     ),
     "importance, edit merge": SearchParameters(
-        critics={"value": 1.0}, merge=Merge(threshold=0.1), parallel=8
+        critics={"value": 1.0}, merge=Merge(threshold=0.1), parallel=8, fallback=()
     ),
-    "backup max": SearchParameters(critics={"value": 1.0}, backup="max", parallel=8),
+    "all limits, 1 in flight": SearchParameters(
+        critics={"value": 1.0},
+        budget=Budget(tokens=1 << 40, nodes=1 << 40, deadline_ms=1e12),
+        width=Width(rule="progressive", root=(4, 40), inner=(1, 8)),
+        parallel=1,
+        fallback=("beam", "sample"),
+    ),
+    "backup max": SearchParameters(critics={"value": 1.0}, backup="max", parallel=8, fallback=()),
 }
 
 
@@ -107,10 +115,9 @@ def begin(parameters: SearchParameters, simulations: int) -> Search:
         prompt=tuple(range(16)),
         parameters=parameters.model_copy(
             update={
-                "budget": Budget(simulations=simulations),
+                "budget": parameters.budget.model_copy(update={"simulations": simulations}),
                 "stop_when": StopWhen(converged=False),
                 "max_depth": 1000,
-                "fallback": (),
             }
         ),
         sampling=Sampling(),
@@ -122,6 +129,7 @@ def begin(parameters: SearchParameters, simulations: int) -> Search:
         started=time.monotonic(),
         outcome_critics=frozenset(),
         process_critics=frozenset(),
+        reading_critics=frozenset(),
         rollouts_available=False,
     )
 

@@ -33,10 +33,13 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
         self._vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self._equals = self._vocabulary["\u0120="]
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """One row a sample, the length rounded up to a multiple of 4; an answered sample ends in
-        EOS. The completions of solutions (samples with choices) are language-model targets."""
+        EOS. The completions of solutions (samples with choices) are language-model targets. Of
+        the lines whose results are to be learned, what stands behind the `=` is one; where nothing
+        could win before the line, so is all of it: no choice is better there than another."""
         texts = [line for sample in samples for line in (sample.puzzle.prompt, *sample.lines)]
         pieces = iter(self._tokenizer(texts)["input_ids"])
         rows: list[list[int]] = []
@@ -55,6 +58,10 @@ class Encoder:
                     for offset, token in enumerate(row[start:]):
                         ways = self._ways(choices.get(offset, {}), offset) or [(token, 1.0)]
                         targets.append((number, start + offset - 1, ways))
+                elif place < sample.results:
+                    whole = answer or not sample.labels[place]
+                    first = start if whole else row.index(self._equals, start) + 1
+                    targets += [(number, at - 1, [(row[at], 1.0)]) for at in range(first, len(row))]
                 depth = -1 if answer else place + 1
                 judged.append((number, len(row) - 1, sample.labels[place + 1], depth))
             rows.append(row)

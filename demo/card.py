@@ -94,10 +94,12 @@ def _card(measured: Mapping[str, Any]) -> str:
         refine_steps=notes["refine"]["steps"],
         widen_steps=notes["widen"]["steps"],
         policy_steps=notes["policy"]["steps"],
-        join_steps=notes["join"]["steps"] + notes["join_again"]["steps"],
-        leaves=notes["searched"]["leaves"] + notes["again"]["leaves"],
+        join_steps=sum(note["steps"] for name, note in notes.items() if name.startswith("join_")),
+        leaves=sum(note["leaves"] for name, note in notes.items() if name.startswith("search_")),
         lies_prm=notes["outcomes"]["early lies accepted by prm"],
         lies_orm=notes["outcomes"]["early lies accepted by orm"],
+        late_prm=notes["outcomes"]["late lies accepted by prm"],
+        late_orm=notes["outcomes"]["late lies accepted by orm"],
         rollout_steps=notes["rollout"]["steps"],
         megabytes=measured["bytes"] / 1e6,
     )
@@ -123,8 +125,8 @@ completion  13 - 9 = 4 (left: 4 4 10)\\n
 ```
 
 3 or 4 numbers from 1 to 13 (in most of the last training stretch up to 20, so many that they cannot
-be memorised), targets 1 to 100 (half of the training puzzles ask for 24), intermediate integers up
-to 999 and fractions written `8/3`. Differences are larger - smaller.
+be memorised), targets 1 to 100 (half of the training puzzles ask for 24, in the end a third),
+intermediate integers up to 999 and fractions written `8/3`. Differences are larger - smaller.
 
 ## Held out
 
@@ -140,8 +142,12 @@ that are new to it.
 `policy` and `rollout` are `LlamaForCausalLM`, tied embeddings, one tokenizer (2,304 tokens).
 Policy: {policy_steps} steps, then {refine_steps} with its own steps among the walks of the
 process-reward loss, then {widen_steps} with larger numbers and with near misses among the walks,
-then {join_steps} together with the critics; rollout: {rollout_steps} steps. Shares of puzzles
-solved, in percent; a single sample and at least one of 20 at temperature 1, on the 100 test
+then {join_steps} together with the critics, the last of them mostly about other targets than 24
+and with dead ends, whose true last lines it learns to write (who has only read solutions writes
+the target behind any last `=`). The last two rounds start from means of earlier rounds' weights,
+and what ships is such a mean.
+Rollout: {rollout_steps} steps. Shares of puzzles solved, in percent; a single sample and at least
+one of 20 at temperature 1, on the 100 test
 puzzles; last column: greedy on all solvable held-out puzzles of target 24.
 
 | model | parameters | greedy | one sample | one of 20 | greedy, all held out |
@@ -189,7 +195,10 @@ ORM on samples at temperature 1 of the same puzzles, threshold 0.5:
 
 Early lies are right but for a number in one of the first steps that was not left. About held-out
 puzzles the PRM accepts {lies_prm:.1%} of those in a first step, and the ORM {lies_orm:.1%} of all
-such trajectories. Searches find them; samples seldom show them.
+such trajectories. Late lies are true steps and a last one that claims the target, or right steps
+and a wrong answer line; about held-out puzzles with any target the PRM accepts {late_prm:.1%} of
+the false last steps, and the ORM {late_orm:.1%} of all such trajectories. Searches find both kinds;
+samples seldom show them.
 
 ## Known limits
 

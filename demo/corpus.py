@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Literal
 
 from demo.judge import is_sound, judge
-from demo.mistakes import claimed_expression, corrupt, mistake, tempting_lie
+from demo.mistakes import claimed_expression, corrupt, false_end, mistake, near_end, tempting_lie
 from demo.puzzle import (
     MAX_TARGET,
     Puzzle,
@@ -36,12 +36,15 @@ class Sample:
     """A trajectory as lines; `labels[0]` judges the prompt, `labels[i]` the state after
     `lines[i-1]`; the label of an `Answer:` line says whether the answer is right.
 
-    `choices[i]` (solutions only) spreads line i's free choices over every step that wins."""
+    `choices[i]` (solutions only) spreads line i's free choices over every step that wins.
+    `results`: of so many of its first lines, true ones, the policy learns to write the results
+    (of an `Answer:` line, and where nothing could win any more: all of it)."""
 
     puzzle: Puzzle
     lines: tuple[str, ...]
     labels: tuple[int, ...]
     choices: tuple[tuple[Choice, ...], ...] = ()
+    results: int = 0
 
     @property
     def text(self) -> str:
@@ -51,7 +54,11 @@ class Sample:
     def first(self, count: int) -> "Sample":
         """The same trajectory cut after `count` lines."""
         return Sample(
-            self.puzzle, self.lines[:count], self.labels[: count + 1], self.choices[:count]
+            self.puzzle,
+            self.lines[:count],
+            self.labels[: count + 1],
+            self.choices[:count],
+            min(self.results, count),
         )
 
 
@@ -176,6 +183,49 @@ class Corpus:
             if 0 in sample.labels:  # some mistakes come out true by chance
                 return sample
 
+    def dead_end(self) -> Sample:
+        """True steps that come near the target, and an answer that says what they come to: what
+        there is to write after a wrong choice.
+
+        Who learns from solutions alone has only ever seen last lines that hit the target, writes
+        the target behind any last `=`, and finds no end after another number."""
+        puzzle = self.puzzle()
+        taken = self._true_steps(puzzle, 0.6)
+        taken.append(near_end(taken[-1].state, puzzle.target, self._random))
+        lines = self._lines(puzzle, taken, str(taken[-1].result))
+        return Sample(puzzle, lines, judge(puzzle, lines), results=len(lines))
+
+    def late_lie(self) -> Sample:
+        """True steps, then a last step that claims the target, or right steps and a wrong
+        answer: what is believed by critics that know too little arithmetic."""
+        rng = self._random
+        while True:
+            puzzle = self.puzzle()
+            if rng.random() < 0.3:
+                taken = list(random_solution(puzzle, rng))
+                answer = corrupt(claimed_expression(puzzle.numbers, taken), rng)
+                lines = (*(s.text for s in taken), f"Answer: {answer} = {puzzle.target}")
+            else:
+                taken = self._true_steps(puzzle, 0.6)
+                taken.append(false_end(taken[-1].state, puzzle.target, rng))
+                lines = self._lines(puzzle, taken, str(puzzle.target))
+            labels = judge(puzzle, lines)
+            if not labels[-1]:  # some expressions come out right by chance
+                return Sample(puzzle, lines, labels)
+
+    def _true_steps(self, puzzle: Puzzle, winning: float) -> list[Step]:
+        """True steps until two numbers are left; each wins with a chance of `winning` at least."""
+        state, taken = puzzle.state, list[Step]()
+        while len(state) > 2:
+            taken.append(self._step(state, puzzle.target, winning))
+            state = taken[-1].state
+        return taken
+
+    @staticmethod
+    def _lines(puzzle: Puzzle, taken: Sequence[Step], shown: str) -> tuple[str, ...]:
+        text = claimed_expression(puzzle.numbers, taken)
+        return (*(step.text for step in taken), f"Answer: {text} = {shown}")
+
     def _with_lie(self, puzzle: Puzzle, lie_at: int, strays: float) -> Sample:
         rng = self._random
         state, taken = puzzle.state, list[Step]()
@@ -198,11 +248,11 @@ class Corpus:
         """The first step of a walk."""
         return self.walk().first(1)
 
-    def _step(self, state: State, target: int) -> Step:
+    def _step(self, state: State, target: int, winning: float = 0.5) -> Step:
         rng = self._random
-        winning = winning_steps(state, target)
-        if winning and rng.random() < 0.5:
-            return rng.choice(winning)
+        good = winning_steps(state, target)
+        if good and rng.random() < winning:
+            return rng.choice(good)
         step = rng.choice(steps(state))
         if step.result.denominator > 1 or step.result > MAX_TARGET:
             step = rng.choice(steps(state))

@@ -22,10 +22,11 @@ from critics.head import Head
 from demo.batches import Encoder
 from demo.corpus import Corpus, Mixture
 from demo.schedule import schedule
+from demo.supply import supply
 from demo.tokenizer import build_tokenizer
 from demo.traces import Trace, padded
 from demo.train_critics import first_step_weight
-from demo.train_policy import Optimizers, Plan, batches, losses
+from demo.train_policy import Optimizers, Plan, losses
 
 _log = logging.getLogger(__name__)
 Kind = Literal["value", "prm", "orm"]
@@ -126,7 +127,7 @@ def train_jointly(
     """Train `model` and `heads` in place; returns the steps taken."""
     rng = random.Random(seed)
     reading = readings(sources, plan.rows, rng)
-    stream = batches(Corpus(seed, mixture), Encoder(build_tokenizer()), plan.policy)
+    stream = supply(Corpus(seed, mixture), Encoder(build_tokenizer()), plan.policy)
     parameters = [p for head in heads.values() for p in head.parameters()]
     optimizers = Optimizers(model, list(parameters), plan.policy)
     model.set_attn_implementation("eager")  # on a CPU, faster backward than the fused kernel

@@ -62,6 +62,27 @@ def accuracy(scores: Tensor, labels: Tensor, depth: Tensor) -> Accuracy:
     )
 
 
+def scores_of(head: Head, hidden: Tensor) -> Tensor:
+    """What `head` says of hidden states [M, H]: [M], in 0..1."""
+    with torch.inference_mode():
+        scores: Tensor = head(hidden)
+    return scores
+
+
+def outcome_figures(scores: Tensor, won: Tensor) -> dict[str, float]:
+    """Shares at threshold 0.5, and the AUC, of finished trajectories."""
+    figures_ = accuracy(scores, won, torch.zeros_like(won))
+    right, wrong = won > 0.5, won <= 0.5
+    return {
+        "auc": round(figures_.auc, 5),
+        "brier": round(figures_.brier, 5),
+        "false_positive_rate": round(float((scores[wrong] > 0.5).float().mean()), 5),
+        "false_negative_rate": round(float((scores[right] <= 0.5).float().mean()), 5),
+        "wrong": int(wrong.sum()),
+        "right": int(right.sum()),
+    }
+
+
 @dataclass(frozen=True)
 class SolveRates:
     """Shares (0..1) of puzzles solved."""

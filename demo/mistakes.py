@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from demo.judge import is_sound
-from demo.puzzle import State, Step, reachable
+from demo.puzzle import MAX_TARGET, State, Step, reachable, steps
 
 
 def mistake(step: Step, state: State, target: int, rng: random.Random) -> Step:
@@ -73,6 +73,33 @@ def tempting_lie(
                 if reachable(lie.state, target) and not is_sound(lie, state):
                     return lie
     return mistake(step, state, target, rng)
+
+
+def near_end(state: State, target: int, rng: random.Random) -> Step:
+    """A true last step from a `state` of two numbers; as a rule it comes near `target`."""
+    found = [step for step in steps(state) if step.result <= MAX_TARGET]
+    found.sort(key=lambda step: abs(step.result - target))
+    return rng.choice(found[: rng.choice((1, 2, len(found)))])
+
+
+def false_end(state: State, target: int, rng: random.Random) -> Step:
+    """A false last step that claims `target`: of the numbers that are left, or not even of them."""
+    wrong = [step for step in steps(state) if step.result != target]
+    wrong.sort(key=lambda step: abs(step.result - target))
+    step = rng.choice(wrong[: rng.choice((1, 2, len(wrong)))])
+    left, right, claimed = step.left, step.right, Fraction(target)
+    if rng.random() < 0.3:
+        true = {
+            "+": (claimed - right, right),
+            "-": (claimed + right, right),
+            "*": (claimed / right if right else left, right),
+            "/": (claimed * right, right),
+        }
+        stray = Fraction(rng.randint(1, 99))
+        left, right = rng.choice((true[step.operator], (stray, right), (left, stray)))
+        if left < 0 or left > MAX_TARGET:
+            left = stray
+    return Step(left, step.operator, right, claimed, (claimed,))
 
 
 def claimed_expression(numbers: Sequence[int], taken: Sequence[Step]) -> str:

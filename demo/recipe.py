@@ -1,6 +1,6 @@
 """Makes every checkpoint of the embedded model from one seed.
 
-`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 3 hours on two
+`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 5 hours on two
 cores; `--stage NAME ...` runs some, reading what the stages before it left in `--out` and `--work`.
 """
 
@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,19 +19,27 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from critics.head import Head, card_of, load_head, save_head
+from demo.average import average
 from demo.card import figures, write_card
 from demo.corpus import Corpus, Mixture, Part, multisets
-from demo.join import Joint, Kind, train_jointly
+from demo.join import Kind, train_jointly
 from demo.load import load_model, load_tokenizer
-from demo.measure import accuracy
+from demo.measure import accuracy, outcome_figures, scores_of
 from demo.puzzle import Puzzle, reachable, test_puzzles
 from demo.refine import refine_policy
 from demo.searched import searched_traces
 from demo.settings import Settings
-from demo.traces import Reads, Trace, read, sample_traces, trace_of_sample
+from demo.traces import (
+    Reads,
+    Trace,
+    early_lies,
+    late_lies,
+    read,
+    sample_traces,
+    trace_of_sample,
+)
 from demo.train_critics import fit_head
 from demo.train_policy import Plan, Size, save_policy, train_policy
-from mcts_core.search.parameters import SearchParameters
 
 _log = logging.getLogger(__name__)
 _KINDS: tuple[Kind, ...] = ("value", "prm", "orm")
@@ -40,23 +49,15 @@ _SCOUTED: dict[Kind, tuple[str, ...]] = {
     "orm": ("policy", "rollout", "walks", "near"),
 }
 """What the critics of the first searches learn from."""
-_ALWAYS = {"policy": 0.08, "rollout": 0.03, "walks": 0.07, "near": 0.12, "lies": 0.25}
-_JOIN = {**_ALWAYS, "searched": 0.45}
-_JOIN_AGAIN = {**_ALWAYS, "searched": 0.2, "again": 0.25}
-"""Shares of what critics learn from when they are trained together with the policy."""
-STAGES = (
-    "policy",
-    "refine",
-    "widen",
-    "rollout",
-    "traces",
-    "scouts",
-    "searched",
-    "join",
-    "again",
-    "join_again",
-    "card",
-)
+
+
+def stages(settings: Settings) -> tuple[str, ...]:
+    """The names of all stages, in order."""
+    joint: list[str] = []
+    for number, plan in enumerate(settings.rounds, 1):
+        joint += [f"search_{number}"] * bool(plan.searches) + [f"join_{number}"]
+    first = ("policy", "refine", "widen", "rollout", "traces", "scouts")
+    return (*first, *joint, "card")
 
 
 class Recipe:
@@ -70,9 +71,12 @@ class Recipe:
         work.mkdir(parents=True, exist_ok=True)
 
     def run(self, stage: str) -> None:
-        """Run one stage of STAGES; raises FileNotFoundError if an earlier one is missing."""
+        """Run one of `stages`; raises FileNotFoundError if an earlier one is missing."""
+        if stage not in stages(self._settings):
+            raise ValueError(f"no stage {stage!r}: {', '.join(stages(self._settings))}")
         _log.info("stage %s", stage)
-        match stage:
+        what, _, number = stage.partition("_")
+        match what:
             case "policy":
                 self._train(self._settings.policy_size, self._settings.policy, "policy")
             case "refine":
@@ -85,25 +89,16 @@ class Recipe:
                 self._sample()
             case "scouts":
                 self._scouts()
-            case "searched":
-                s = self._settings
-                self._search(stage, "scouts", searching_puzzles(s.searches, self._seed))
+            case "search":
+                self._search(int(number))
             case "join":
-                self._join(stage, "scouts", _JOIN, self._settings.join, self._seed + 201)
-            case "again":
-                s = self._settings
-                self._search(stage, "joined", searching_puzzles(s.searches_again, self._seed + 70))
-            case "join_again":
-                again = self._settings.join_again
-                self._join(stage, "joined", _JOIN_AGAIN, again, self._seed + 202)
+                self._join(int(number))
             case "card":
                 tests = test_puzzles()[: self._settings.measured_puzzles]
                 held_out = self._held_out_puzzles()
                 self._measure_critics()
                 measured = figures(self._out, tests, held_out, self._seed, self._notes())
                 write_card(self._out, measured)
-            case _:
-                raise ValueError(f"no stage {stage!r}")
 
     def _train(self, size: Size, plan: Plan, name: str) -> None:
         taken = train_policy(size, self._out / name, self._work / name, self._seed, plan)
@@ -136,7 +131,8 @@ class Recipe:
         found["walks"] = [trace_of_sample(walk, tokenizer) for walk in walks]
         near = [rng.choice(corpora).near_miss() for _ in range(s.near_misses)]
         found["near"] = [trace_of_sample(miss, tokenizer) for miss in near]
-        found["lies"] = self._early_lies()
+        found["lies"] = early_lies(s.early_lies, self._seed, tokenizer)
+        found["late"] = late_lies(s.late_lies, self._seed, tokenizer)
         for name, traces in found.items():
             self._keep(name, traces)
 
@@ -144,42 +140,56 @@ class Recipe:
         """Critics of the first searches: heads on the policy's hidden states, fitted on samples."""
         policy = self._model("policy")
         heads = {kind: self._head(policy, kind, _SCOUTED[kind]) for kind in _KINDS}
-        self._guide("scouts", heads, self._settings.searching)
+        _save_joined(policy, heads, self._work / "scouts")
 
-    def _guide(self, name: str, heads: Mapping[Kind, Head], search: SearchParameters) -> None:
-        """Keeps `heads` on the policy's hidden states as a model that can be served."""
-        folder = self._work / name
-        for kind, head in heads.items():
-            save_head(head, card_of(head, kind, "policy"), folder / kind)
+    def _joined(self, number: int) -> Path:
+        """The policy and the critics of round `number`; those of no round are the scouts."""
+        return self._work / (f"join_{number}" if number else "scouts")
+
+    def _start(self, number: int) -> Path:
+        """The policy and the critics that round `number` starts from."""
+        shares = self._settings.rounds[number - 1].start
+        if not shares:
+            return self._joined(number - 1)
+        folder = self._work / f"start_{number}"
+        self._average(shares, folder)
+        return folder
+
+    def _average(self, shares: Mapping[int, float], folder: Path) -> None:
+        """The mean of these rounds' policies and critics, into `folder`."""
+        shutil.copytree(self._joined(max(shares)), folder, dirs_exist_ok=True)
+        files = ["policy/model.safetensors", *(f"{kind}/head.safetensors" for kind in _KINDS)]
+        average({self._joined(n): share for n, share in shares.items()}, files, folder)
+
+    def _search(self, number: int) -> None:
+        """Trees over training puzzles, by the policy and the critics that the round starts from."""
+        plan, folder = self._settings.rounds[number - 1], self._start(number)
         manifest = {
-            "policy": str((self._out / "policy").resolve()),
-            "critics": {kind: kind for kind in heads},
-            "search": search.model_dump(mode="json", exclude_unset=True),
+            "policy": "policy",
+            "critics": {kind: kind for kind in _KINDS},
+            "search": plan.search.model_dump(mode="json", exclude_unset=True),
         }
         (folder / "served.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
+        seed = self._seed + plan.seed
+        puzzles = searching_puzzles(plan.searches, seed, plan.searched)
+        place = (folder, load_model(folder / "policy"), self._tokenizer())
+        traces = searched_traces(*place, puzzles, seed, self._settings.temperature)
+        self._note(f"search_{number}", {"searches": len(puzzles), "leaves": len(traces)})
+        self._keep(f"search_{number}", traces)
 
-    def _search(self, stage: str, guides: str, puzzles: Sequence[Puzzle]) -> None:
-        """Trees that `guides` guide, over training puzzles."""
-        policy, tokenizer = self._model("policy"), self._tokenizer()
-        place = (self._work / guides, policy, tokenizer)
-        traces = searched_traces(*place, puzzles, self._seed, self._settings.temperature)
-        self._note(stage, {"searches": len(puzzles), "leaves": len(traces)})
-        self._keep(stage, traces)
-
-    def _join(
-        self, stage: str, start: str, shares: Mapping[str, float], plan: Joint, seed: int
-    ) -> None:
-        """The policy and the critics of `start`, trained together; both ship."""
-        model = self._model("policy")
-        heads = {kind: load_head(self._work / start / kind)[0] for kind in _KINDS}
-        sources = [(share, self._traces(name)) for name, share in shares.items()]
-        mixture = Mixture(three_numbers=0.05, target_24=0.6, wide=0.4)
-        taken = train_jointly(model, heads, sources, mixture, seed, plan)
-        save_policy(model, self._out / "policy")
-        for kind, head in heads.items():
-            save_head(head, card_of(head, kind, "policy"), self._out / kind)
-        self._guide("joined", heads, self._settings.searching_again)
-        self._note(stage, {"steps": taken})
+    def _join(self, number: int) -> None:
+        """The policy and its critics, trained together; after the last round, the mean that
+        ships."""
+        plan, folder = self._settings.rounds[number - 1], self._start(number)
+        model = load_model(folder / "policy")
+        heads = {kind: load_head(folder / kind)[0] for kind in _KINDS}
+        sources = [(share, self._traces(name)) for name, share in plan.shares.items()]
+        seed = self._seed + 200 + number
+        taken = train_jointly(model, heads, sources, plan.solved, seed, plan.plan)
+        _save_joined(model, heads, self._joined(number))
+        if number == len(self._settings.rounds):
+            self._average(self._settings.ships, self._out)
+        self._note(f"join_{number}", {"steps": taken})
 
     def _keep(self, name: str, traces: Sequence[Trace]) -> None:
         self._reads.pop(name, None)
@@ -187,8 +197,8 @@ class Recipe:
         torch.save(rows, self._work / f"{name}.traces.pt")
 
     def _measure_critics(self) -> None:
-        """Of value and PRM on the policy's samples, of the ORM on both models' samples and on
-        early lies; all about held-out puzzles."""
+        """Of value and PRM on the policy's samples, of the ORM on both models' samples, of PRM
+        and ORM on lies; all about held-out puzzles."""
         s, tests, tokenizer = self._settings, self._held_out_puzzles(), self._tokenizer()
         policy = self._model("policy")
         heads = {kind: load_head(self._out / kind)[0] for kind in _KINDS}
@@ -197,7 +207,7 @@ class Recipe:
         held = read(policy.model, traces)
         truths: dict[Kind, Tensor] = {"value": held.won, "prm": held.labels}
         for kind, truth in truths.items():
-            found = accuracy(_scores(heads[kind], held.hidden), truth, held.depth)
+            found = accuracy(scores_of(heads[kind], held.hidden), truth, held.depth)
             self._note(kind, found.as_dict())
         repeated = [puzzle for puzzle in tests for _ in range(s.orm_samples)]
         notes: dict[str, object] = {}
@@ -205,26 +215,18 @@ class Recipe:
             traces = sample_traces(model, tokenizer, repeated, self._seed + 3, 1.0)
             reads = read(policy.model, traces)
             reads = reads.only(reads.depth == -1)
-            notes[name] = outcome_figures(_scores(heads["orm"], reads.hidden), reads.won)
-        corpus = Corpus(self._seed + 30, Mixture(target_24=1.0), "held_out")
-        lies = [corpus.early_lie() for _ in range(s.measured_puzzles)]
-        reads = read(policy.model, [trace_of_sample(lie, tokenizer) for lie in lies])
-        places: dict[Kind, int] = {"prm": 1, "orm": -1}
-        for kind, depth in places.items():
-            wrong = reads.only((reads.depth == depth) & (reads.labels < 0.5))
-            share = (_scores(heads[kind], wrong.hidden) > 0.5).float().mean()
-            notes[f"early lies accepted by {kind}"] = round(float(share), 4)
+            notes[name] = outcome_figures(scores_of(heads["orm"], reads.hidden), reads.won)
+        early = Corpus(self._seed + 30, Mixture(target_24=1.0), "held_out").early_lie
+        late = Corpus(self._seed + 31, Mixture(0.0, 0.0), "held_out").late_lie
+        for name, lie, step in (("early", early, 1), ("late", late, 3)):
+            lies = [lie() for _ in range(s.measured_puzzles)]
+            reads = read(policy.model, [trace_of_sample(sample, tokenizer) for sample in lies])
+            places: dict[Kind, int] = {"prm": step, "orm": -1}
+            for kind, depth in places.items():
+                wrong = reads.only((reads.depth == depth) & (reads.labels < 0.5))
+                share = (scores_of(heads[kind], wrong.hidden) > 0.5).float().mean()
+                notes[f"{name} lies accepted by {kind}"] = round(float(share), 4)
         self._note("outcomes", notes)
-
-    def _early_lies(self) -> list[Trace]:
-        """Trajectories with an early lie, and half as many right ones."""
-        rng, tokenizer = random.Random(self._seed + 4), self._tokenizer()
-        corpora = [
-            Corpus(self._seed + 5, Mixture(wide=0.2), part) for part in ("policy", "critics")
-        ]
-        lies = [rng.choice(corpora).early_lie() for _ in range(self._settings.early_lies)]
-        right = [rng.choice(corpora).solution() for _ in range(self._settings.early_lies // 2)]
-        return [trace_of_sample(sample, tokenizer) for sample in (*lies, *right)]
 
     def _head(self, policy: LlamaForCausalLM, kind: Kind, names: Sequence[str]) -> Head:
         """A head on the policy's hidden states, fitted on the traces `names`."""
@@ -262,24 +264,10 @@ class Recipe:
         return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
-def _scores(head: Head, hidden: Tensor) -> Tensor:
-    with torch.inference_mode():
-        scores: Tensor = head(hidden)
-    return scores
-
-
-def outcome_figures(scores: Tensor, won: Tensor) -> dict[str, float]:
-    """Shares at threshold 0.5, and the AUC, of finished trajectories."""
-    figures_ = accuracy(scores, won, torch.zeros_like(won))
-    right, wrong = won > 0.5, won <= 0.5
-    return {
-        "auc": round(figures_.auc, 5),
-        "brier": round(figures_.brier, 5),
-        "false_positive_rate": round(float((scores[wrong] > 0.5).float().mean()), 5),
-        "false_negative_rate": round(float((scores[right] <= 0.5).float().mean()), 5),
-        "wrong": int(wrong.sum()),
-        "right": int(right.sum()),
-    }
+def _save_joined(model: LlamaForCausalLM, heads: Mapping[Kind, Head], folder: Path) -> None:
+    save_policy(model, folder / "policy")
+    for kind, head in heads.items():
+        save_head(head, card_of(head, kind, "policy"), folder / kind)
 
 
 def training_puzzles(count: int, seed: int, rng: random.Random) -> list[Puzzle]:
@@ -299,9 +287,8 @@ def training_puzzles(count: int, seed: int, rng: random.Random) -> list[Puzzle]:
     return found
 
 
-def searching_puzzles(count: int, seed: int) -> list[Puzzle]:
+def searching_puzzles(count: int, seed: int, mixture: Mixture) -> list[Puzzle]:
     """Distinct draws to search in: half of them of the multisets that only critics train on."""
-    mixture = Mixture(three_numbers=0.05, target_24=0.7, wide=0.2)
     parts: Sequence[Part] = ("critics", "policy")
     corpora = [Corpus(seed + 20, mixture, part) for part in parts]
     return [corpora[at % len(corpora)].puzzle() for at in range(count)]
@@ -313,7 +300,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo/checkpoints"))
     parser.add_argument("--work", type=Path, default=Path("build/demo"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stage", choices=STAGES, nargs="+", default=STAGES)
+    every = stages(Settings())
+    parser.add_argument("--stage", choices=every, nargs="+", default=every)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = Recipe(options.out, options.work, options.seed, Settings())

@@ -40,6 +40,10 @@ class OnPolicy:
             return self._corpus.walk()
         return self._random.choice(self._walks)
 
+    def dead_end(self) -> Sample:
+        """True steps that need not win."""
+        return self._corpus.dead_end()
+
     def first_step(self) -> Sample:
         """A first step."""
         chance = self._random.random()

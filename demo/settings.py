@@ -1,7 +1,9 @@
 """The size of every stage of the recipe."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from demo.corpus import Mixture
 from demo.join import Joint
 from demo.train_critics import HeadPlan
 from demo.train_policy import POLICY, ROLLOUT, Plan, Size
@@ -9,8 +11,180 @@ from mcts_core.search.parameters import Budget, SearchParameters, Width
 
 
 @dataclass(frozen=True)
+class Round:
+    """Searches with the policy and the critics that there are, then both trained together."""
+
+    seed: int
+    """Of the puzzles that are searched; the recipe's is added."""
+    searches: int
+    search: SearchParameters
+    """How trees are grown for the critics to learn from; without an early stop."""
+    searched: Mixture
+    """The puzzles that are searched, half of them of the multisets that only critics train on."""
+    plan: Joint
+    solved: Mixture
+    """The puzzles that the policy learns to solve."""
+    shares: Mapping[str, float]
+    """What the critics learn from: traces by name; those of round n's searches are `search_n`."""
+    start: Mapping[int, float] = field(default_factory=dict)
+    """Shares of earlier rounds' weights, whose mean it starts from; empty: the round before."""
+
+
+_SOLVED = Mixture(three_numbers=0.05, target_24=0.6, wide=0.4)
+_SEARCHED = Mixture(three_numbers=0.05, target_24=0.7, wide=0.2)
+_ALWAYS = {"policy": 0.08, "rollout": 0.03, "walks": 0.07, "near": 0.12, "lies": 0.25}
+_SEARCH = SearchParameters(
+    budget=Budget(tokens=600),
+    width=Width(rule="progressive", root=(4, 40), inner=(1, 8)),
+    critics={"value": 1.0, "prm": 1.0, "orm": 4.0},
+    process="min",
+    parallel=1,
+    temperature=1.0,
+)
+# The first two rounds are about 24. The others are about all targets: dead ends teach the policy to
+# write true last lines, late lies teach the critics to tell false ones.
+_ANY_SOLVED = Mixture(three_numbers=0.05, target_24=0.35, wide=0.3)
+_ANY_SEARCHED = Mixture(three_numbers=0.05, target_24=0.2, wide=0.2)
+_ANY_SEARCH = _SEARCH.model_copy(update={"budget": Budget(tokens=500)})
+_ANY = replace(
+    Joint().policy, minutes=11.0, solutions=28, openings=48, walks=4, first_steps=16, dead_ends=20
+)
+ROUNDS = (
+    Round(
+        seed=0,
+        searches=2_400,
+        search=SearchParameters(
+            budget=Budget(simulations=400, tokens=700),
+            width=Width(root=(4, 40), inner=(2, 8), alpha=30.0),
+            critics={"value": 1.0, "prm": 1.0, "orm": 1.0},
+        ),
+        searched=_SEARCHED,
+        plan=Joint(replace(Joint().policy, solutions=24, openings=48)),
+        solved=_SOLVED,
+        shares={**_ALWAYS, "search_1": 0.45},
+    ),
+    Round(
+        seed=70,
+        searches=2_200,
+        search=_SEARCH,
+        searched=_SEARCHED,
+        plan=Joint(),
+        solved=_SOLVED,
+        shares={**_ALWAYS, "search_1": 0.2, "search_2": 0.25},
+    ),
+    Round(
+        seed=170,
+        searches=2_000,
+        search=_ANY_SEARCH,
+        searched=_ANY_SEARCHED,
+        plan=Joint(_ANY),
+        solved=_ANY_SOLVED,
+        shares={
+            "policy": 0.05,
+            "rollout": 0.02,
+            "walks": 0.03,
+            "near": 0.07,
+            "lies": 0.13,
+            "late": 0.25,
+            "search_1": 0.1,
+            "search_2": 0.15,
+            "search_3": 0.2,
+        },
+    ),
+    Round(
+        seed=270,
+        searches=2_000,
+        search=_ANY_SEARCH,
+        searched=_ANY_SEARCHED,
+        plan=Joint(replace(_ANY, minutes=21.0, muon_rate=1e-2, adam_rate=1e-3)),
+        solved=_ANY_SOLVED,
+        shares={
+            "policy": 0.04,
+            "rollout": 0.02,
+            "walks": 0.02,
+            "near": 0.06,
+            "lies": 0.12,
+            "late": 0.18,
+            "search_1": 0.06,
+            "search_2": 0.12,
+            "search_3": 0.12,
+            "search_4": 0.26,
+        },
+    ),
+    Round(
+        seed=470,
+        searches=2_000,
+        search=_ANY_SEARCH,
+        searched=_ANY_SEARCHED,
+        plan=Joint(
+            replace(
+                _ANY,
+                steps=1_089,
+                minutes=60.0,
+                solutions=32,
+                openings=40,
+                first_steps=12,
+                dead_ends=28,
+                muon_rate=1e-2,
+                adam_rate=1e-3,
+            ),
+            rows=128,
+        ),
+        solved=Mixture(three_numbers=0.05, target_24=0.3, wide=0.3),
+        shares={
+            "policy": 0.02,
+            "rollout": 0.02,
+            "walks": 0.02,
+            "near": 0.05,
+            "lies": 0.1,
+            "late": 0.25,
+            "search_2": 0.1,
+            "search_3": 0.08,
+            "search_4": 0.16,
+            "search_5": 0.2,
+        },
+        start={2: 0.25, 3: 0.25, 4: 0.5},
+    ),
+    Round(
+        seed=0,
+        searches=0,
+        search=_ANY_SEARCH,
+        searched=_ANY_SEARCHED,
+        plan=Joint(
+            replace(
+                _ANY,
+                steps=653,
+                minutes=60.0,
+                solutions=44,
+                openings=56,
+                first_steps=12,
+                dead_ends=16,
+                muon_rate=5e-3,
+                adam_rate=6e-4,
+            ),
+            rows=128,
+        ),
+        solved=Mixture(three_numbers=0.05, target_24=0.4, wide=0.2),
+        shares={
+            "policy": 0.02,
+            "rollout": 0.02,
+            "near": 0.05,
+            "lies": 0.12,
+            "late": 0.2,
+            "search_2": 0.14,
+            "search_3": 0.08,
+            "search_4": 0.14,
+            "search_5": 0.23,
+        },
+        start={2: 0.125, 3: 0.125, 4: 0.25, 5: 0.5},
+    ),
+)
+
+
+@dataclass(frozen=True)
 class Settings:
-    """The size of every stage; the defaults made the shipped checkpoints."""
+    """The size of every stage. When the shipped checkpoints were made, dead ends taught rounds 3
+    and 4 nothing but results."""
 
     policy: Plan = field(default_factory=lambda: Plan(steps=4500, minutes=46.0))
     refine: Plan = field(
@@ -52,36 +226,17 @@ class Settings:
     policy_size: Size = POLICY
     rollout_size: Size = ROLLOUT
     head: HeadPlan = field(default_factory=HeadPlan)
-    join: Joint = field(
-        default_factory=lambda: Joint(replace(Joint().policy, solutions=24, openings=48))
+    rounds: tuple[Round, ...] = ROUNDS
+    ships: Mapping[int, float] = field(
+        default_factory=lambda: {2: 0.05, 3: 0.05, 4: 0.1, 5: 0.2, 6: 0.6}
     )
-    join_again: Joint = field(default_factory=Joint)
+    """Shares of the rounds' weights, whose mean is what ships."""
     early_lies: int = 36_000
+    late_lies: int = 26_000
     policy_traces: int = 16_000
     rollout_traces: int = 6_000
     walks: int = 10_000
     near_misses: int = 30_000
-    searches: int = 2_400
-    searching: SearchParameters = field(
-        default_factory=lambda: SearchParameters(
-            budget=Budget(simulations=400, tokens=700),
-            width=Width(root=(4, 40), inner=(2, 8), alpha=30.0),
-            critics={"value": 1.0, "prm": 1.0, "orm": 1.0},
-        )
-    )
-    """How trees are grown for the critics to learn from; without an early stop."""
-    searches_again: int = 2_200
-    searching_again: SearchParameters = field(
-        default_factory=lambda: SearchParameters(
-            budget=Budget(tokens=600),
-            width=Width(rule="progressive", root=(4, 40), inner=(1, 8)),
-            critics={"value": 1.0, "prm": 1.0, "orm": 4.0},
-            process="min",
-            parallel=1,
-            temperature=1.0,
-        )
-    )
-    """The same for critics that were trained together with the policy."""
     held_out_samples: int = 10
     orm_samples: int = 20
     temperature: float = 0.9

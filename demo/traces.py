@@ -1,5 +1,6 @@
 """What a policy wrote, with exact labels at the positions that critics read."""
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -7,11 +8,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
-from demo.corpus import Sample
+from demo.corpus import Corpus, Mixture, Part, Sample
 from demo.judge import judge
 from demo.puzzle import Puzzle, grade
 from demo.sampler import sample
 from demo.tokenizer import EOS_ID, PAD_ID
+
+_TRAINING: tuple[Part, ...] = ("policy", "critics")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,27 @@ def trace_of_sample(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> Trace
     prompt = tokenizer(sample.puzzle.prompt)["input_ids"]
     made = [*tokenizer("".join(sample.lines))["input_ids"], EOS_ID]
     return trace_of(sample.puzzle, prompt, made, tokenizer)
+
+
+def early_lies(count: int, seed: int, tokenizer: PreTrainedTokenizerFast) -> list[Trace]:
+    """`count` trajectories with an early lie, and half as many right ones; mostly about 24."""
+    rng = random.Random(seed + 4)
+    corpora = [Corpus(seed + 5, Mixture(wide=0.2), part) for part in _TRAINING]
+    lies = [rng.choice(corpora).early_lie() for _ in range(count)]
+    right = [rng.choice(corpora).solution() for _ in range(count // 2)]
+    return [trace_of_sample(sample, tokenizer) for sample in (*lies, *right)]
+
+
+def late_lies(count: int, seed: int, tokenizer: PreTrainedTokenizerFast) -> list[Trace]:
+    """About all targets: `count` late lies, and for three of them an early one, a dead end and
+    two right trajectories."""
+    rng, mixture = random.Random(seed + 6), Mixture(three_numbers=0.05, target_24=0.2, wide=0.2)
+    corpora = [Corpus(seed + 7, mixture, part) for part in _TRAINING]
+    samples = [rng.choice(corpora).late_lie() for _ in range(count)]
+    for _ in range(count // 3):
+        corpus = rng.choice(corpora)
+        samples += [corpus.early_lie(), corpus.dead_end(), corpus.solution(), corpus.solution()]
+    return [trace_of_sample(sample, tokenizer) for sample in samples]
 
 
 def sample_traces(

@@ -54,6 +54,7 @@ class Plan:
     openings: int = 64
     walks: int = 20
     first_steps: int = 48
+    dead_ends: int = 0
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
     judge_weight: float = 0.5
@@ -97,6 +98,10 @@ class Source(Protocol):
         """A labelled trajectory of one step."""
         ...
 
+    def dead_end(self) -> Sample:
+        """True steps that need not win, for both losses."""
+        ...
+
 
 class Optimizers:
     """Muon for the matrices of the layers, AdamW for all else; one shared schedule."""
@@ -124,19 +129,18 @@ def batches(corpus: Source, encoder: Encoder, plan: Plan) -> Iterator[tuple[Batc
 
     Trajectories with fractions are longer; they wait until they fill a batch of their own."""
     waiting: list[Sample] = []
-    learn = [True] * plan.solutions + [False] * plan.walks
+    makers = [corpus.solution] * plan.solutions + [corpus.walk] * plan.walks
+    makers += [corpus.dead_end] * plan.dead_ends
     while True:
         rows: list[Sample] = []
-        for learned in learn:
-            sample = corpus.solution() if learned else corpus.walk()
-            while _FRACTION.search(sample.text):
+        for make in makers:
+            while _FRACTION.search((sample := make()).text):
                 waiting.append(sample)
-                sample = corpus.solution() if learned else corpus.walk()
             rows.append(sample)
         openings = [corpus.solution().first(1) for _ in range(plan.openings)]
         openings += [corpus.first_step() for _ in range(plan.first_steps)]
         group = [encoder.encode(rows), encoder.encode(openings)]
-        if len(waiting) >= len(learn):
+        if len(waiting) >= len(makers):
             group.append(encoder.encode(waiting))
             waiting = []
         yield tuple(group)

@@ -213,6 +213,9 @@ class ServedModel:
             process_critics=frozenset(
                 name for name, card in self._critics.items() if card.kind == "prm"
             ),
+            reading_critics=frozenset(
+                name for name, card in self._critics.items() if card.trunk != "policy"
+            ),
             rollouts_available=self._manifest.rollout is not None,
             actions=self._actions(query),
         )

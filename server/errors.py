@@ -87,6 +87,8 @@ def of_search(failure: SearchFailed, request_id: str, prompt_field: str) -> ApiE
         )
     if failure.reason == "kv_exhausted":
         return unavailable(str(failure), "kv_exhausted", 1)
+    if failure.reason == "budget":
+        return invalid("search.budget", str(failure))
     if failure.reason == "context_length":
         return invalid(prompt_field, str(failure), "context_length_exceeded")
     return internal(request_id)

@@ -15,7 +15,8 @@ _KEEP_ALIVE_SECONDS = 75
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, before anything slow has begun. Raises `OSError`."""
+    """A socket that listens, before anything slow has begun: who comes early waits, and is not
+    refused. Raises `OSError`."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -23,6 +24,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen()
     except OSError:
         bound.close()
         raise

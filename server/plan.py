@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from mcts_core.query import Query, QueryError, Served
-from mcts_core.search.parameters import Method, SearchParameters
+from mcts_core.search.parameters import COMMITTING, Method, SearchParameters
 from mcts_core.search.work import Sampling
 from server.caps import Caps
 from server.errors import invalid, of_query
@@ -147,7 +147,8 @@ class Planner:
             priority=request.priority,
             cache_salt=request.cache_salt,
             # A search's tokens are not the answer's before the search is over, or commits them.
-            stream=request.stream and (params.method in ("sample", "greedy") or params.commit),
+            stream=request.stream
+            and (params.method in ("sample", "greedy") or params.commits(request.n)),
             progress=request.stream and params.progress,
         )
         try:
@@ -215,11 +216,11 @@ def _check_stream(request: GenerationRequest, params: SearchParameters) -> None:
         return
     if search.progress and not request.stream:
         raise invalid("search.progress", "'search.progress' needs 'stream': true.")
-    if search.commit and params.method != "mcts":
+    if search.commit and params.method not in COMMITTING:
         raise invalid(
             "search.commit",
-            f"'search.commit' is for the method 'mcts'; '{params.method}' has no steps to settle "
-            "one by one. Leave it out.",
+            f"'search.commit' is for {', '.join(sorted(COMMITTING))}; '{params.method}' has no "
+            "steps to settle one by one. Leave it out.",
         )
     if search.commit and request.n > 1:
         raise invalid(

@@ -142,10 +142,10 @@ class Jobs:
                 outcome: Outcome = stop.value
                 return outcome
             except WorkFailed as error:
-                return error.failed
+                return replace(error.failed, spent=job.cost)
             except Exception as error:
                 _log.exception("work failed")
-                return Failed("internal", f"{type(job.work).__name__}: {error}")
+                return Failed("internal", f"{type(job.work).__name__}: {error}", job.cost)
             if not all(wait.settled for wait in job.waits):
                 self._wait(job, job.waits)
                 return None

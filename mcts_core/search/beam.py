@@ -10,9 +10,13 @@ from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Failed
 
-Plan = Callable[[Sequence[Node]], tuple[int, int] | None]
-"""How many of these states, best first, take the next step, and how many options are drawn below
-each of them; None to end there."""
+Settle = Callable[[Sequence[Node]], None]
+"""Hears of all states that may be gone on from, best first, before every step; prunes those that
+are not to be."""
+
+Plan = Callable[[Sequence[Node]], tuple[int, int, int] | None]
+"""How many of these states, best first, take the next step, how many options are drawn below each
+of them, and how many tokens each option may have; None to end there."""
 
 
 def beam(
@@ -22,6 +26,7 @@ def beam(
     expansion: Expansion,
     evaluation: Evaluation,
     plan: Plan,
+    settle: Settle = lambda states: None,
 ) -> Steps[None]:
     """Grows `starts` until `width` of the kept candidates have finished, nothing is left to grow,
     or `plan`, which is asked before every step, ends it.
@@ -41,16 +46,19 @@ def beam(
             if not evaluation.missing(node) or node.end is None:
                 evaluation.release(node)
         frontier = [node for node in kept if node.end is None]
+        settle((*frontier, *waiting))
+        frontier = [node for node in frontier if not node.pruned]
+        waiting = [node for node in waiting if not node.pruned]
         if not frontier:
             frontier, waiting = waiting[:places], []
         shape = plan(frontier) if frontier else None
         if shape is None:
             return
-        beams, draws = shape
+        beams, draws, most = shape
         waiting = [*frontier[beams:], *waiting]
         frontier = frontier[:beams]
         grown = yield from gather(
-            [attempt(expansion.grow(tree, node, draws, "beam")) for node in frontier]
+            [attempt(expansion.grow(tree, node, draws, "beam", most)) for node in frontier]
         )
         candidates = [child for new in grown if isinstance(new, list) for child in new]
         if not candidates:
@@ -62,7 +70,10 @@ def beam(
 
 
 def ranked(candidates: Sequence[Node], evaluation: Evaluation) -> list[Node]:
-    """Best first: by mixed score, or by likelihood per token where not all have one."""
+    """Best first: by mixed score, or by likelihood per token where not all have one. What a limit
+    has cut comes last: it takes no place from what can be gone on with."""
     if all(node.score is not None for node in candidates):
-        return sorted(candidates, key=evaluation.rank, reverse=True)
-    return sorted(candidates, key=lambda node: node.trajectory_likelihood, reverse=True)
+        best = sorted(candidates, key=evaluation.rank, reverse=True)
+    else:
+        best = sorted(candidates, key=lambda node: node.trajectory_likelihood, reverse=True)
+    return sorted(best, key=lambda node: node.end == "length")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil, inf, isqrt
 
+from mcts_core.search.costs import Costs
 from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import StopReason
 from mcts_core.search.tree import Node, Tree
-from mcts_core.search.work import Extended, Failed, Opened, Outcome
+from mcts_core.search.work import Extend, Failed, Opened, Option, Outcome, Work
 
 _TIME_MARGIN = 1.5
 """Finishing is given this much more time than it is expected to take."""
@@ -19,22 +20,25 @@ class Meter:
 
     Tokens are those that the outcomes declare. The engine's own account runs ahead of them by work
     in flight, and by how much is a matter of timing; a search that is to be repeatable may not
-    look at it.
+    look at it. Instead, work in flight is counted at the most that it may cost (`reserve`), and is
+    never asked for if that is more than what is left (`share`): so the limit is kept strictly,
+    whatever comes back.
     """
 
     __slots__ = (
         "_budget",
+        "_ceiling",
         "_clock",
         "_deadline",
-        "_extended",
-        "_grown",
-        "_longest",
+        "_ladder",
         "_max_depth",
         "_max_tokens",
-        "_most",
+        "_opened",
         "_pace",
+        "_reservations",
+        "_reserved",
         "_started",
-        "_tokens",
+        "costs",
         "first_seconds",
         "flying",
         "launched",
@@ -50,21 +54,24 @@ class Meter:
         started: float,
         longest: int,
         max_tokens: int,
+        readings: int = 0,
     ) -> None:
         """`started` is the request's admission, on `clock`, in seconds; `longest` the most tokens
-        that an option may have, and `max_tokens` a trajectory."""
+        that an option may have, and `max_tokens` a trajectory; `readings` how many models of
+        critics read an option's tokens beside the policy."""
         self._budget = parameters.budget
+        self._ceiling = inf if self._budget.tokens is None else self._budget.tokens
+        self.costs = Costs(longest, readings)
+        self._ladder = bool(parameters.fallback)
+        self._reservations: dict[int, int] = {}
+        self._reserved = 0
+        self._opened = 0
         self._max_depth = parameters.max_depth
-        self._longest = longest
         self._max_tokens = max_tokens
         self._clock = clock
         self._started = started
         milliseconds = parameters.budget.deadline_ms
         self._deadline = None if milliseconds is None else started + milliseconds / 1000
-        self._extended = 0
-        self._grown = 0
-        self._tokens = 0
-        self._most = 0
         self._pace = 0.0
         self.spent = 0
         """Tokens computed by all models for the outcomes so far."""
@@ -79,17 +86,21 @@ class Meter:
         self.first_seconds: float | None = None
         """From admission to the first of them."""
 
-    def commit(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Failed):
-            return
+    def reserve(self, work: Work, tokens: int) -> None:
+        """`work`, which is about to be asked for, may cost so many tokens."""
+        if self._budget.tokens is not None:
+            self._reservations[id(work)] = tokens
+            self._reserved += tokens
+
+    def commit(self, work: Work, outcome: Outcome) -> None:
+        """`work` has cost what `outcome` says."""
+        if self._reservations:
+            self._reserved -= self._reservations.pop(id(work), 0)
         self.spent += outcome.spent
-        if not isinstance(outcome, Opened):
-            self._grown += outcome.spent
-        if isinstance(outcome, Extended):
-            self._extended += len(outcome.options)
-            lengths = [len(option.tokens) for option in outcome.options]
-            self._tokens += sum(lengths)
-            self._most = max(self._most, *lengths)
+        if isinstance(outcome, Opened):
+            self._opened += outcome.spent
+        elif not isinstance(outcome, Failed):
+            self.costs.take(outcome)
 
     def launch(self, count: int) -> None:
         """A simulation begins that draws `count` options."""
@@ -120,17 +131,38 @@ class Meter:
             pace = (self._clock() - began) / max(1, tokens)
             self._pace = (self._pace + pace) / 2 if self._pace else pace
 
+    def drawn(self, began: float, options: Sequence[Option]) -> None:
+        """`timed`, of `options` that were drawn side by side."""
+        if self._deadline is not None:
+            self.timed(began, max([len(option.tokens) for option in options]))
+
     @property
     def tokens_left(self) -> float:
+        """Of the budget; what is in flight is taken to cost the most that it may."""
         limit = self._budget.tokens
-        return inf if limit is None else limit - self.spent
+        return inf if limit is None else limit - self.spent - self._reserved
+
+    @property
+    def room(self) -> float:
+        """Tokens that work may cost: those left of the budget, unless `finish` allowed more."""
+        return self._ceiling - self.spent - self._reserved
+
+    def finish(self) -> None:
+        """From now on the search may cost as much as one plain completion at least: its prompt and
+        `max_tokens`."""
+        self._ceiling = max(self._ceiling, self._opened + self._max_tokens)
+
+    @property
+    def used_up(self) -> bool:
+        """Whether there is no room for another token."""
+        return self.room < self.costs.models
 
     def reached(self, tree: Tree) -> StopReason | None:
         """The limit that one more simulation would break, beside those under way."""
         limit = self._budget.simulations
         if limit is not None and self.launched >= limit:
             return "simulations"
-        return self.exhausted(tree, self.flying + 1)
+        return self.exhausted(tree, 1, self.flying)
 
     def limits(self, tree: Tree) -> tuple[tuple[float, float], ...]:
         """How much is used of each limit that the request has, and the limit."""
@@ -147,37 +179,73 @@ class Meter:
         return tuple(found)
 
     def affordable(self, tree: Tree, count: int) -> int:
-        """How many of `count` more options break no limit; at least one."""
-        while count > 1 and self.exhausted(tree, self.flying + count):
+        """How many of `count` more options break no limit, and leave what it takes to finish a
+        trajectory; at least one."""
+        if count == 1:
+            return 1
+        if self._budget.tokens is not None:
+            spare = self.tokens_left - self._kept_back(tree)
+            count = max(1, min(count, int(spare / self.costs.roomy)))
+        while count > 1 and self.exhausted(tree, count, self.flying):
             count -= 1
         return count
 
-    def exhausted(self, tree: Tree, options: int) -> StopReason | None:
-        """The limit that `options` would break, those in flight included.
+    def exhausted(self, tree: Tree, options: int, flying: int = 0) -> StopReason | None:
+        """The limit that `options` more would break, beside `flying` ones.
 
-        Their cost is the mean so far; before there is one, one option is always allowed, and more
-        are taken to be as long as options may be.
+        Several options, or one beside others, must have room to be twice as long as options were
+        on average, once any was. The last one is allowed as long as there is room for the mean,
+        and the very first one whatever it may cost: they have all that is left.
         """
         budget = self._budget
         if budget.tokens is not None:
-            expected = options * self.option_cost if self._extended or options > 1 else 1.0
-            if self.spent + expected > budget.tokens:
+            if options > 1 or self._reserved:
+                expected = options * self.costs.roomy
+            else:
+                expected = self.costs.option if self.costs.options else self.costs.models
+            if expected > self.room:
                 return "tokens"
-        if budget.nodes is not None and tree.nodes + options > budget.nodes:
+        if budget.nodes is not None and tree.nodes + flying + options > budget.nodes:
             return "nodes"
         if self._deadline is not None and self._clock() >= self._deadline:
             return "deadline"
         return None
 
-    def short(self, tree: Tree) -> StopReason | None:
-        """ "tokens" if what is left of them just suffices to complete one trajectory.
+    def share(self, longest: int, options: int, places: int = 1) -> int:
+        """The most tokens, at most `longest`, that each of `options` may have so that together
+        they cost no more than there is; at least one.
 
-        Simulations under way are taken to cost one option each.
+        Where `places` times as many could be begun at once, they leave the others as much; but
+        they have room to be twice as long as options were on average.
         """
-        if self._budget.tokens is not None and self._extended:
-            options = self.flying + self.steps_left(tree, tree.root)
-            if self.tokens_left <= options * self.option_cost:
-                return "tokens"
+        if self._budget.tokens is None:
+            return longest
+        costs = self.costs
+        fair = (self.room / (options * places) - costs.beside) / costs.models
+        if fair >= longest:
+            return longest
+        most = (self.room / options - costs.beside) / costs.models
+        return max(1, int(min(longest, most, max(fair, costs.length))))
+
+    def reserve_options(self, work: Extend) -> None:
+        """Reserves what the options of `work` may cost, with what is expected to follow them."""
+        if self._budget.tokens is not None:
+            each = work.max_tokens * self.costs.models + self.costs.beside
+            self.reserve(work, ceil(min(work.draws * each, max(0.0, self.room))))
+
+    def rollout(self, longest: int, count: int, reading: int, models: int) -> int:
+        """The most tokens, at most `longest`, for each of `count` rollouts, before which `reading`
+        tokens have to be read, and each of whose tokens goes through so many models. 0 where not
+        all can be as long as the longest so far: a completion that was cut says nothing."""
+        if self._budget.tokens is None:
+            return longest
+        each = int(min(longest, (self.room - reading) / (count * models)))
+        return each if each >= min(self.costs.longest_rollout or longest, longest) else 0
+
+    def short(self, tree: Tree) -> StopReason | None:
+        """ "tokens" if what is left of them just suffices to complete one trajectory."""
+        if self._budget.tokens is not None and self.tokens_left <= self._kept_back(tree):
+            return "tokens"
         return None
 
     def hurried(self, tree: Tree) -> bool:
@@ -198,7 +266,7 @@ class Meter:
         left = inf if self._deadline is None else self._deadline - self._clock()
         if left <= self._seconds_left(tree, node):
             return "deadline"
-        return self.exhausted(tree, self.steps_left(tree, node))
+        return self.exhausted(tree, 1, self.steps_left(tree, node) - 1)
 
     def widest(self, tree: Tree, node: Node, beams: int, draws: int) -> tuple[int, int]:
         """How many states like `node`, at most `beams`, and how many draws below each, at most
@@ -211,7 +279,7 @@ class Meter:
             return 1, 1
         steps = self.steps_left(tree, node)
         spare = self.tokens_left - self._finishing_cost(tree, node)
-        paths = 1 + spare / (steps * self.option_cost)
+        paths = min(1 + spare / (steps * self.costs.option), self.tokens_left / self.costs.roomy)
         if self._budget.nodes is not None:
             paths = min(paths, (self._budget.nodes - tree.nodes) / steps)
         if paths >= beams * draws:
@@ -223,23 +291,22 @@ class Meter:
 
     def _finishing_cost(self, tree: Tree, node: Node) -> float:
         """Tokens of a trajectory's rest whose options are all as long as the longest so far."""
-        longest = self._most * self._extended / self._tokens if self._extended else 1.0
-        return self.steps_left(tree, node) * longest * self.option_cost
+        return self.steps_left(tree, node) * self.costs.high
+
+    def _kept_back(self, tree: Tree) -> float:
+        """Tokens for one trajectory, as long as there is none and it is known what options cost;
+        nothing where the request allows no ladder to spend them."""
+        if tree.finished or not (self.costs.options and self._ladder):
+            return 0.0
+        return self._finishing_cost(tree, tree.root)
 
     def _seconds_left(self, tree: Tree, node: Node) -> float:
         """To the end of a trajectory through `node`, at the pace that was seen last. Before the
         first option it may be as long as is allowed."""
         tokens: float = self._max_tokens - node.length
-        if self._extended:
-            tokens = min(tokens, self.steps_left(tree, node) * self._tokens / self._extended)
+        if (costs := self.costs).options:
+            tokens = min(tokens, self.steps_left(tree, node) * costs.tokens / costs.options)
         return tokens * self._pace
-
-    @property
-    def option_cost(self) -> float:
-        """Mean spent tokens of an option, with its scores and rollouts."""
-        if self._extended:
-            return max(1.0, self._grown / self._extended)
-        return float(self._longest)
 
     def steps_left(self, tree: Tree, node: Node) -> int:
         """Options that are expected to follow `node`, at least one: as many as bring it to the mean

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mcts_core.search import readout
 from mcts_core.search.budget import Meter
 from mcts_core.search.evaluation import Evaluation
@@ -15,9 +17,12 @@ class Commitment:
     The *base* is the end of the steps committed so far: the root at first. Its next step is due
     when one of the request's limits has seen its share used since the last commitment, the share
     being what was left of it then, divided by the steps from the base to the end of the
-    trajectory that the readout prefers; or when the readout can prefer no other step any more. No
-    step is due before a terminal is known: from the first step on there is always a finished,
-    scored trajectory that begins with all that was committed.
+    trajectory that the readout prefers; or when the readout can prefer no other step any more.
+
+    A search that may come back to any node commits no step before a terminal is known (`due`): from
+    the first step on there is always a finished, scored trajectory that begins with all that was
+    committed. One that goes on from a few states only commits what they have in common, too, and
+    divides its budget over the steps that are expected (`follow`).
     """
 
     __slots__ = ("_evaluation", "_marks", "_meter", "_outbox", "_readout", "_stream", "base")
@@ -48,8 +53,34 @@ class Commitment:
         base = self.base or tree.root
         leader = next(iter(readout.terminals(tree, self._readout, self._evaluation)))
         child = leader.path()[base.depth + 1]
+        if child.end is not None:
+            return None  # the last step is the search's end
         shared = self._used(tree, leader.depth - base.depth)
         return child if shared or self._settled(base, child) else None
+
+    def follow(self, tree: Tree, states: Sequence[Node]) -> None:
+        """Commits the steps that are due, with nothing in flight, in a search that goes on from
+        `states` alone, the best of them first. Those that are pruned are not to be gone on from.
+
+        A step is due if all states go through it, and the trajectory that the readout prefers as
+        well, where there is one; or if its share is used: it is then the step to that trajectory,
+        or to the best state.
+        """
+        while True:
+            states = [node for node in states if not node.pruned]
+            finished = readout.terminals(tree, self._readout, self._evaluation)
+            leader = next(iter(finished), states[0] if states else None)
+            base = self.base or tree.root
+            if leader is None or leader.depth <= base.depth:
+                return
+            step = leader.path()[base.depth + 1]
+            steps = self._meter.steps_left(tree, base)
+            if leader.end == "stop":
+                steps = leader.depth - base.depth
+            common = all(step in node.path() for node in states)
+            if step.end is not None or not (common or self._used(tree, steps)):
+                return
+            self.take(tree, step)
 
     def take(self, tree: Tree, child: Node) -> None:
         """Commits `child`, with nothing in flight. All beside it is pruned and its KV given back,

@@ -40,9 +40,15 @@ class Draws:
         self._max_depth = parameters.max_depth
         self._stop = task.stop
 
-    def options(self, node: Node, count: int, critics: tuple[str, ...], *, embed: bool) -> Extend:
-        """`count` options below `node`, the very first of them greedy; no more than there are
-        actions left, which are then all drawn."""
+    def longest(self, node: Node) -> int:
+        """Most tokens of an option below `node`."""
+        return min(self._max_option, self._max_tokens - node.length)
+
+    def options(
+        self, node: Node, count: int, limit: int, critics: tuple[str, ...], *, embed: bool
+    ) -> Extend:
+        """`count` options below `node` of at most `limit` tokens, the very first of them greedy;
+        no more than there are actions left, which are then all drawn."""
         assert node.state is not None
         actions: Actions | None = None
         if self.actions:
@@ -56,7 +62,7 @@ class Draws:
             self._sampled,
             (node.id, first),
             self._boundary,
-            min(self._max_option, self._max_tokens - node.length),
+            limit,
             self._stop,
             critics,
             node.avoid,
@@ -66,8 +72,12 @@ class Draws:
             embed=embed,
         )
 
-    def to_end(self, node: Node, *, greedy: bool) -> Extend:
-        """All that is left of the trajectory below `node` in one option."""
+    def rest(self, node: Node) -> int:
+        """Most tokens of what is left of a trajectory below `node`."""
+        return self._max_tokens - node.length
+
+    def to_end(self, node: Node, limit: int, *, greedy: bool) -> Extend:
+        """What is left of the trajectory below `node` in one option of at most `limit` tokens."""
         assert node.state is not None
         first = node.draws
         node.draws += 1
@@ -76,14 +86,14 @@ class Draws:
             self._greedy if greedy else self._sampled,
             (node.id, first),
             Boundary(),
-            self._max_tokens - node.length,
+            limit,
             self._stop,
             actions=self._actions_to_end(node.depth),
         )
 
-    def end(self, node: Node, option: Option, limit: int, *, whole: bool = False) -> End | None:
-        """Why nothing follows an `option` below `node` that was drawn with the `limit` of tokens;
-        `whole` if it was to go on to the trajectory's end.
+    def end(self, node: Node, option: Option, *, whole: bool = False) -> End | None:
+        """Why nothing follows an `option` below `node`; `whole` if it was to go on to the
+        trajectory's end.
 
         Where options are actions, a trajectory of `max_depth` of them is finished.
         """
@@ -92,9 +102,13 @@ class Draws:
         last = node.depth + 1 >= self._max_depth
         if self.actions and option.finish == "step" and (whole or last):
             return "stop"
-        left = self._max_tokens - node.length
-        if len(option.tokens) >= left or last:
+        if len(option.tokens) >= self.rest(node) or last or self.torn(node, option, whole=whole):
             return "length"
-        if option.finish == "length" and len(option.tokens) < min(limit, left):
-            return "length"  # cut below the limit that was asked for: the model's context is full
         return None
+
+    def torn(self, node: Node, option: Option, *, whole: bool = False) -> bool:
+        """Whether an `option` was cut before it had all the tokens that it might have: the budget
+        had no more for it, or the model's context is full. It is no step."""
+        if option.finish != "length":
+            return False
+        return len(option.tokens) < (self.rest(node) if whole else self.longest(node))

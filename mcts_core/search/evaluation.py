@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import inf, isfinite, isinf
 
+from mcts_core.search.budget import Meter
 from mcts_core.search.flow import Steps, WorkFailed
 from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
@@ -46,9 +47,12 @@ class Evaluation:
         "_actions_to_end",
         "_asked",
         "_max_tokens",
+        "_meter",
         "_outbox",
         "_outcome_critics",
         "_process_critics",
+        "_prompt_length",
+        "_reading_critics",
         "_rollout_sampling",
         "_rollouts",
         "_stop",
@@ -59,8 +63,11 @@ class Evaluation:
         "step_critics",
     )
 
-    def __init__(self, task: Task, outbox: list[Work]) -> None:
+    def __init__(self, task: Task, meter: Meter, outbox: list[Work]) -> None:
         parameters = task.parameters
+        self._meter = meter
+        self._prompt_length = len(task.prompt)
+        self._reading_critics = task.reading_critics
         self._actions_to_end = task.actions_to_end
         self._asked = tuple(parameters.critics)
         self._weights = tuple((name, w) for name, w in parameters.critics.items() if w > 0)
@@ -155,13 +162,17 @@ class Evaluation:
     def extend(self, work: Extend) -> Steps[tuple[Option, ...]]:
         """Options and their scores. Raises `WorkFailed`, but never because of a critic: what fails
         with critics is drawn again without them, and they are asked afterwards."""
+        self._meter.reserve_options(work)
         (outcome,) = yield (work,)
         if isinstance(outcome, Failed) and work.critics and outcome.reason not in _NO_CRITICS_FAULT:
-            (outcome,) = yield (replace(work, critics=()),)
+            unscored = replace(work, critics=())
+            self._meter.reserve_options(unscored)
+            (outcome,) = yield (unscored,)
             if isinstance(outcome, Extended):
                 scored: list[Option] = []
                 for option in outcome.options:
-                    scores = yield from self.score(option.state, work.critics)
+                    cost = len(option.tokens) * self._readings(work.critics)
+                    scores = yield from self.score(option.state, work.critics, cost)
                     scored.append(replace(option, scores=scores))
                 outcome = replace(outcome, options=tuple(scored))
         if isinstance(outcome, Failed):
@@ -170,12 +181,16 @@ class Evaluation:
             raise TypeError(f"{type(work).__name__} was answered by {type(outcome).__name__}")
         return outcome.options
 
-    def score(self, state: State, critics: tuple[str, ...]) -> Steps[Mapping[str, float]]:
-        """Scores of a state by those of `critics` that answer. Raises `WorkFailed` when the KV
-        pool is full."""
+    def score(
+        self, state: State, critics: tuple[str, ...], cost: int = 0
+    ) -> Steps[Mapping[str, float]]:
+        """Scores of a state by those of `critics` that answer, who may have to read `cost` tokens
+        for it. Raises `WorkFailed` when the KV pool is full."""
         if not critics:
             return {}
-        (outcome,) = yield (Score(state, critics),)
+        work = Score(state, critics)
+        self._meter.reserve(work, cost)
+        (outcome,) = yield (work,)
         if isinstance(outcome, Scored):
             return outcome.scores
         if isinstance(outcome, Failed) and outcome.reason == "kv_exhausted":
@@ -196,7 +211,9 @@ class Evaluation:
         self._take(node, scores)
         try:
             if node.end is not None:
-                yield from self.complete(node)
+                unread = self._unread(node, self.missing(node))
+                if not unread or unread <= self._meter.room:
+                    yield from self.complete(node)
             elif self.rollouts and (critics := self.outcome_critics):
                 yield from self._roll_out(node, critics)
         finally:
@@ -208,7 +225,9 @@ class Evaluation:
     def complete(self, node: Node) -> Steps[None]:
         """Has `node` scored by every critic that was asked for."""
         if node.state is not None:
-            self._take(node, (yield from self.score(node.state, self.missing(node))))
+            missing = self.missing(node)
+            cost = self._unread(node, missing)
+            self._take(node, (yield from self.score(node.state, missing, cost)))
 
     def note(self, tree: Tree, node: Node) -> None:
         """Mixes the node's scores anew, and lets its parent and the tree know."""
@@ -245,6 +264,26 @@ class Evaluation:
             self._outbox.append(Release(node.state))
             node.state = None
 
+    def _readings(self, critics: tuple[str, ...]) -> int:
+        """How many of `critics` read every token with a model of their own."""
+        return len(self._reading_critics.intersection(critics))
+
+    def _unread(self, node: Node, critics: tuple[str, ...]) -> int:
+        """Tokens that `critics` have to read at most before they can score `node`."""
+        length = self._prompt_length + node.length
+        reading = self._reading_critics.intersection(critics)
+        return sum(length - self._read(node, (name,)) for name in reading)
+
+    def _read(self, node: Node, critics: tuple[str, ...]) -> int:
+        """Length of the nearest state with KV, `node` or before it, that any of `critics` has
+        scored; 0 without one."""
+        above: Node | None = node
+        while above is not None:
+            if above.state is not None and any(name in above.scores for name in critics):
+                return self._prompt_length + above.length
+            above = above.parent
+        return 0
+
     def _take(self, node: Node, scores: Mapping[str, float]) -> None:
         for name, score in scores.items():
             if isfinite(score):
@@ -259,11 +298,18 @@ class Evaluation:
         self.outcome_critics = tuple(n for n in self.outcome_critics if n != critic)
 
     def _roll_out(self, node: Node, critics: tuple[str, ...]) -> Steps[None]:
-        """Scores `node` by the mean outcome of fast completions; those that fail do not count."""
+        """Scores `node` by the mean outcome of fast completions; those that fail do not count.
+        There are none where the budget has no room for them."""
         assert node.state is not None
+        count, models = self._rollouts.count, 1 + self._readings(critics)
         limit = min(self._rollouts.max_tokens, self._max_tokens - node.length)
+        reading = self._prompt_length + node.length - self._read(node, critics)
+        reading += self._unread(node, critics)
+        limit = self._meter.rollout(limit, count, reading, models)
+        if not limit:
+            return
         actions = self._actions_to_end(node.depth)
-        outcomes = yield tuple(
+        works = tuple(
             Rollout(
                 node.state,
                 self._rollout_sampling,
@@ -273,8 +319,12 @@ class Evaluation:
                 critics,
                 actions,
             )
-            for index in range(self._rollouts.count)
+            for index in range(count)
         )
+        for work in works:
+            self._meter.reserve(work, limit * models + reading)
+            reading = 0
+        outcomes = yield works
         done = [outcome.scores for outcome in outcomes if isinstance(outcome, RolledOut)]
         means = {name: _mean(s[name] for s in done if name in s) for name in critics}
         self._take(node, {name: mean for name, mean in means.items() if mean is not None})

@@ -57,18 +57,19 @@ class Expansion:
         """The last failure that closed a node."""
 
     def expand(
-        self, tree: Tree, node: Node, count: int, origin: str
+        self, tree: Tree, node: Node, count: int, origin: str, most: int | None = None
     ) -> Steps[tuple[list[Node], Node | None]]:
         """`count` draws below `node`: the new children, evaluated; and when there is none, the
         node that the draws merged into, if they came to one: a child of `node`, or the node
-        elsewhere that stands for the state that they led to.
+        elsewhere that stands for the state that they led to. `most` tokens is an option's share of
+        the budget, where others than these are drawn with them.
 
         Raises `WorkFailed` when the KV pool is full.
         """
         node.pending += count
         self._block(node)
         try:
-            grown, merged = yield from self._draw(tree, node, count, origin)
+            grown, merged = yield from self._draw(tree, node, count, origin, most)
         finally:
             node.pending -= count
             self._block(node)
@@ -78,19 +79,23 @@ class Expansion:
         )
         return [child for child, _ in grown], merged
 
-    def fill(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
+    def fill(
+        self, tree: Tree, node: Node, count: int, origin: str, most: int | None = None
+    ) -> Steps[list[Node]]:
         """As `expand`; draws that came to the same option are made up for once, by as many that
         are told to avoid it."""
-        new, _ = yield from self.expand(tree, node, count, origin)
+        new, _ = yield from self.expand(tree, node, count, origin, most)
         short = count - len(new)
         if new and short and not node.closed and not self._meter.exhausted(tree, short):
-            more, _ = yield from self.expand(tree, node, short, origin)
+            more, _ = yield from self.expand(tree, node, short, origin, most)
             new += more
         return new
 
-    def grow(self, tree: Tree, node: Node, count: int, origin: str) -> Steps[list[Node]]:
+    def grow(
+        self, tree: Tree, node: Node, count: int, origin: str, most: int | None = None
+    ) -> Steps[list[Node]]:
         """As `fill`, and the new children's values backed up."""
-        new = yield from self.fill(tree, node, count, origin)
+        new = yield from self.fill(tree, node, count, origin, most)
         for child in new:
             self._back_up(tree, child)
         return new
@@ -109,14 +114,14 @@ class Expansion:
             return None
         finally:
             node.pending -= 1
-        end = self.draws.end(node, option, work.max_tokens, whole=True)
+        end = self.draws.end(node, option, whole=True)
         child = self._adopt(tree, node, option, end, origin)
         yield from attempt(self._evaluation.evaluate(tree, child, option.scores))
         self._back_up(tree, child)
         return child
 
     def _draw(
-        self, tree: Tree, node: Node, count: int, origin: str
+        self, tree: Tree, node: Node, count: int, origin: str, most: int | None
     ) -> Steps[tuple[list[tuple[Node, Option]], Node | None]]:
         """New children and their options, or the node that the draws merged into.
 
@@ -131,8 +136,10 @@ class Expansion:
         landed: Node | None = None
         for _ in range(1 + self._redraws):
             given = node.avoid
+            longest = self.draws.longest(node)
+            limit = self._meter.share(min(longest, most or longest), count)
             work = self.draws.options(
-                node, count, self._evaluation.step_critics, embed=self._likeness.embeds
+                node, count, limit, self._evaluation.step_critics, embed=self._likeness.embeds
             )
             try:
                 options = yield from self._extend(work)
@@ -153,9 +160,9 @@ class Expansion:
             for option, key in zip(options, keys, strict=True):
                 more = max(0, len(option.draws) - 1)
                 tree.merged += more
-                distance, like = self._likeness.nearest(node, option)
+                distance, like = self._nearest(node, option)
                 full = len(node.children) + node.elsewhere >= room
-                end = self.draws.end(node, option, work.max_tokens)
+                end = self.draws.end(node, option)
                 first = self.transpositions.first(key) if like is None and end is None else None
                 if like is None and first is None and not full:
                     child = self._adopt(tree, node, option, end, origin, key)
@@ -185,7 +192,7 @@ class Expansion:
                 break
         if best is None:
             return [], landed
-        distance, like = self._likeness.nearest(node, best)
+        distance, like = self._nearest(node, best)
         first = self.transpositions.first(best_key)
         if (
             like is None
@@ -195,13 +202,13 @@ class Expansion:
         ):
             self._drop(best)
             return [], like or first or landed
-        end = self.draws.end(node, best, work.max_tokens)
+        end = self.draws.end(node, best)
         return [(self._adopt(tree, node, best, end, origin, best_key), best)], None
 
     def _extend(self, work: Extend) -> Steps[tuple[Option, ...]]:
         began = self._meter.now()
         options = yield from self._evaluation.extend(work)
-        self._meter.timed(began, max([len(option.tokens) for option in options]))
+        self._meter.drawn(began, options)
         return options
 
     def _adopt(
@@ -220,12 +227,18 @@ class Expansion:
 
     def _taken(self, node: Node, option: Option) -> None:
         """`option` is not offered again below `node`, which may be full by now."""
-        if option.tokens not in _tokens(node.avoid):
+        if option.tokens not in _tokens(node.avoid) and not self.draws.torn(node, option):
             node.drawn(option)
         if len(node.children) + node.elsewhere >= self._width.maximum(node) or (
             self.draws.actions and len(node.avoid) >= len(self.draws.actions)
         ):
             node.closed = True
+
+    def _nearest(self, node: Node, option: Option) -> tuple[float, Node | None]:
+        """As `Likeness.nearest`; what was torn off is like no step."""
+        if self.draws.torn(node, option):
+            return 1.0, None
+        return self._likeness.nearest(node, option)
 
     def _back_up(self, tree: Tree, child: Node) -> None:
         value = self._evaluation.value(tree, child)

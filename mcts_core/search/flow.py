@@ -89,7 +89,7 @@ class Flow:
     def __init__(
         self,
         next_steps: Callable[[int], Steps[None] | None],
-        commit: Callable[[Outcome], None],
+        commit: Callable[[Work, Outcome], None],
         failed: Callable[[Failed], None],
         outbox: list[Work],
     ) -> None:
@@ -123,8 +123,8 @@ class Flow:
         while queue and not queue[0].missing:
             flight = queue.popleft()
             outcomes = tuple(outcome for outcome in flight.outcomes if outcome is not None)
-            for outcome in outcomes:
-                self._commit(outcome)
+            for work, outcome in zip(flight.works, outcomes, strict=True):
+                self._commit(work, outcome)
             self._resume(flight, outcomes, issued)
             self._fill(issued)
         return self._sent(issued)

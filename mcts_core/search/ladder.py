@@ -19,7 +19,8 @@ class Ladder:
     """Goes down the rungs that the request allows, each starting from the tree's best nodes.
 
     What was found before stays in the tree. A rung is taken with as much width as the tokens left
-    pay for, but at least one beam is seen through: at most `max_depth` options.
+    pay for. As long as there is no terminal it may go on beyond the budget, up to what one plain
+    completion costs: its prompt and `max_tokens`.
     """
 
     __slots__ = ("_evaluation", "_expansion", "_max_tokens", "_meter", "_parameters", "fallback")
@@ -45,11 +46,13 @@ class Ladder:
         found = len(tree.terminals)
         self._evaluation.rollouts = False
         self._meter.settled = True
+        if not tree.terminals:
+            self._meter.finish()
         self._expansion.transpositions.forget()  # a rung grows its own frontier only
         for rung in rungs:
             width = self._parameters.width.beam
             starts = self._starts(tree, rung)[:width]
-            if not starts:
+            if not starts or self._meter.used_up:
                 continue
             if rung == "sample":
                 paths, _ = self._meter.widest(tree, starts[0], len(starts), 1)
@@ -67,24 +70,27 @@ class Ladder:
     def _beam(self, tree: Tree, starts: Sequence[Node], width: int) -> Steps[None]:
         meter = self._meter
 
-        def plan(states: Sequence[Node]) -> tuple[int, int] | None:
-            if tree.finished and meter.finishing(tree, states[0]):
+        def plan(states: Sequence[Node]) -> tuple[int, int, int] | None:
+            if meter.used_up or (tree.finished and meter.finishing(tree, states[0])):
                 return None
-            return meter.widest(tree, states[0], min(width, len(states)), width)
+            beams, draws = meter.widest(tree, states[0], min(width, len(states)), width)
+            return beams, draws, meter.share(self._max_tokens, beams * draws)
 
         yield from beam(tree, starts, width, self._expansion, self._evaluation, plan)
 
     def _sample(self, tree: Tree, starts: Sequence[Node]) -> Steps[None]:
         """Completes every start at once; if there is no room for all, the best one alone."""
-        done = yield from gather([attempt(self._complete(tree, node)) for node in starts])
+        share = self._meter.share(self._max_tokens, len(starts))
+        done = yield from gather([attempt(self._complete(tree, node, share)) for node in starts])
         if len(starts) > 1 and all(isinstance(node, Failed) for node in done):
             self._free(tree, starts[:1])
-            yield from self._complete(tree, starts[0])
+            yield from self._complete(tree, starts[0], self._meter.share(self._max_tokens, 1))
 
-    def _complete(self, tree: Tree, node: Node) -> Steps[Node | None]:
+    def _complete(self, tree: Tree, node: Node, share: int) -> Steps[Node | None]:
         if node.state is None:
             return None
-        work = self._expansion.draws.to_end(node, greedy=node.draws == 0)
+        draws = self._expansion.draws
+        work = draws.to_end(node, min(share, draws.rest(node)), greedy=node.draws == 0)
         return (yield from self._expansion.complete(tree, node, work, "sample"))
 
     def _starts(self, tree: Tree, rung: Rung) -> list[Node]:

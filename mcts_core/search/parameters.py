@@ -25,6 +25,9 @@ Method = Literal[
 ]
 """The search methods; `mcts_core.search.methods` registers one class for each."""
 
+COMMITTING: frozenset[Method] = frozenset(("mcts", "beam", "dvts", "best_first"))
+"""Methods that take steps, and can settle one after the other (`SearchParameters.commit`)."""
+
 Rung = Literal["beam", "sample"]
 """What a ladder may fall back to."""
 
@@ -49,8 +52,10 @@ class Budget(Strict):
     simulations: Annotated[int, Field(ge=1)] | None = None
     """Of `mcts`, and expansions of `best_first`; the other methods make none."""
     tokens: Annotated[int, Field(ge=1)] | None = None
-    """Spent tokens: policy, rollout and critics together. Exceeded by no more than the work in
-    flight, and by what it takes to finish one trajectory if none was finished."""
+    """Spent tokens: policy, rollout and critics together. Never exceeded, work in flight included,
+    but for the prompt; for the ladder's finishing of one trajectory where none is, up to the cost
+    of the prompt and `max_tokens`; and for what critics with a model of their own have to read of
+    what is returned."""
     deadline_ms: Annotated[float, Field(gt=0)] | None = None
     """Wall time from the request's admission, in milliseconds."""
     nodes: Annotated[int, Field(ge=1)] | None = None
@@ -221,8 +226,8 @@ class SearchParameters(Strict):
     progress: bool = False
     """Of a stream: say now and then how far the search is."""
     commit: bool = False
-    """`mcts` settles one step after the other within its share of the budget, and re-roots the
-    tree there; not with `n` above 1, nor with a vote."""
+    """A method that takes steps settles one after the other within its share of the budget, and
+    re-roots the tree there; not with `n` above 1, nor with a vote."""
     include: tuple[Literal["candidates", "root", "tree"], ...] = ()
 
     @field_validator("actions")
@@ -238,6 +243,10 @@ class SearchParameters(Strict):
         if self.actions is not None and "step" in self.model_fields_set:
             raise _refusal("step", "'actions' say what an option is: leave 'step' out")
         return self
+
+    def commits(self, n: int) -> bool:
+        """Whether a search for `n` trajectories settles its steps one by one."""
+        return self.commit and self.method in COMMITTING and n == 1 and self.readout != "vote"
 
     def over(self, preset: SearchParameters) -> SearchParameters:
         """This request's own fields laid over `preset`; nested objects are merged field by field.

@@ -124,7 +124,7 @@ class SearchResult:
 class SearchFailed(Exception):
     """The search has nothing to return: not even an unfinished trajectory.
 
-    `reason` is one of `work.FailureReason`, or "deadline".
+    `reason` is one of `work.FailureReason`, or "deadline", or "budget".
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -33,11 +33,15 @@ def puct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, f
                 continue
         elif child.blocked:
             continue
-        visits = child.visits
-        taken = visits + child.virtual
-        bound = bonus * child.likelihood / (1 + taken)
-        if taken:
+        visits, virtual = child.visits, child.virtual
+        if virtual:
+            taken = visits + virtual
+            bound = bonus * child.likelihood / (1 + taken)
             bound += (child.value - low) * visits * scale / taken
+        else:
+            bound = bonus * child.likelihood / (1 + visits)
+            if visits:
+                bound += (child.value - low) * scale
         if bound > best_bound:
             best, best_bound = child, bound
     return best, best_bound

@@ -27,6 +27,8 @@ class Task:
     """Critics that judge whether the steps so far are right."""
     rollouts_available: bool
     """Whether there is a rollout model."""
+    reading_critics: frozenset[str] = frozenset()
+    """Critics that read every token with a model of their own, which the budget pays for."""
     actions: tuple[tuple[int, ...], ...] = ()
     """Token ids of `search.actions`; without any, the step rule says what an option is."""
 

@@ -241,6 +241,7 @@ class Failed:
 
     reason: FailureReason
     message: str
+    spent: int = 0
 
 
 Outcome = Opened | Extended | RolledOut | Scored | Failed

@@ -107,7 +107,6 @@ def test_the_orm_accepts_a_right_trajectory_and_refuses_false_steps() -> None:
     assert outcome_score(FALSE_SUM + "Answer: (13 + 9) + (10 - 4) = 24") < 0.5
 
 
-@pytest.mark.xfail(reason="known limit: the ORM reads the steps, hardly the answer", strict=True)
 def test_the_orm_refuses_a_wrong_answer_after_right_steps() -> None:
     assert outcome_score(RIGHT + "Answer: (13 - 9) * (10 - 6) = 24") < 0.5
 

@@ -4,9 +4,11 @@ import itertools
 
 import pytest
 
-from demo.corpus import Corpus, Mixture, Part, multisets, part_of, validation_puzzles
-from demo.judge import judge
-from demo.puzzle import grade, is_held_out, reachable, winning_steps
+from demo.batches import Encoder
+from demo.corpus import Corpus, Mixture, Part, Sample, multisets, part_of, validation_puzzles
+from demo.judge import is_sound, judge, parse_step
+from demo.puzzle import Puzzle, grade, is_held_out, reachable, winning_steps
+from demo.tokenizer import build_tokenizer
 
 
 @pytest.mark.parametrize("part", ["policy", "critics"])
@@ -76,3 +78,61 @@ def test_early_lies_are_lies_that_lead_to_the_target() -> None:
     ends = [sample.lines[-1].endswith(f"= {sample.puzzle.target}") for sample in samples]
     assert all(ends), "they look right at the end"
     assert sum(sample.labels[1] == 0 for sample in samples) > 90, "most are in the first step"
+
+
+def test_dead_ends_are_true_to_the_last_line_and_mostly_miss_the_target() -> None:
+    corpus = Corpus(6, Mixture(target_24=0.2))
+    missed = 0
+    for _ in range(200):
+        sample = corpus.dead_end()
+        *lines, answer = sample.lines
+        assert sample.results == len(sample.lines)
+        assert judge(sample.puzzle, sample.lines) == sample.labels
+        state = sample.puzzle.state
+        for line in lines:
+            step = parse_step(line)
+            assert step is not None
+            assert is_sound(step, state), "a false result would be learned"
+            state = step.state
+        missed += state != (sample.puzzle.target,)
+        assert answer.startswith("Answer:")
+        assert answer.endswith(f" = {state[0]}"), "it says what the steps come to"
+    assert missed > 100
+
+
+def test_late_lies_are_true_until_the_last_step_or_the_answer() -> None:
+    corpus = Corpus(7, Mixture(target_24=0.2))
+    ends = {"step": 0, "answer": 0, "right way": 0}
+    for _ in range(300):
+        sample = corpus.late_lie()
+        *lines, last, _ = sample.lines
+        assert judge(sample.puzzle, sample.lines) == sample.labels
+        assert sample.labels[-1] == 0
+        state = sample.puzzle.state
+        for line in lines:
+            step = parse_step(line)
+            assert step is not None
+            assert is_sound(step, state)
+            state = step.state
+        assert last.endswith(f"(left: {sample.puzzle.target})\n"), "it looks right"
+        ends["answer" if sample.labels[-2] else "step"] += 1
+        ends["right way"] += not sample.labels[-2] and sample.labels[-3]
+    assert ends["answer"] > 50
+    assert ends["step"] > 150
+    assert ends["right way"] > 50, "a lie where the truth could have been told"
+
+
+def test_of_a_dead_end_results_are_learned_and_what_follows_the_wrong_choice() -> None:
+    tokenizer = build_tokenizer()
+    sample = Sample(
+        Puzzle((2, 7, 7, 8), 24),
+        ("2 + 7 = 9 (left: 7 8 9)\n", "8 * 9 = 72 (left: 7 72)\n", "Answer: 72 = 72"),
+        (1, 0, 0, 0),
+        results=3,
+    )
+    batch = Encoder(tokenizer).encode([sample])
+    learned = [ids[0] for ids in batch.target_ids.tolist()]
+    written = " 9 (left: 7 8 9)\n8 * 9 = 72 (left: 7 72)\nAnswer: 72 = 72</s>"
+    assert tokenizer.decode(learned) == written
+    assert tokenizer.decode(batch.ids[0, batch.at[:1]].tolist()) == " ="
+    assert sample.first(1).results == 1

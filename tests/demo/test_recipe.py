@@ -1,5 +1,6 @@
 """The whole recipe, with settings so small that only the plumbing is tested."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,14 +12,19 @@ from critics.head import load_head
 from demo.join import Joint
 from demo.load import load_model
 from demo.measure import accuracy, auc, calibration_error
-from demo.recipe import STAGES, Recipe
-from demo.settings import Settings
+from demo.recipe import Recipe, stages
+from demo.settings import ROUNDS, Round, Settings
 from demo.train_critics import HeadPlan
 from demo.train_policy import Plan, Size
 
 TINY_SIZE = Size(hidden=32, layers=2, heads=2, kv_heads=1, inner=32)
-TINY_PLAN = Plan(steps=2, solutions=2, openings=2, walks=2, first_steps=2)
-TINY_JOINT = Joint(TINY_PLAN, rows=8)
+TINY_PLAN = Plan(steps=2, solutions=2, openings=2, walks=2, first_steps=2, dead_ends=2)
+
+
+def tiny_round(full: Round) -> Round:
+    return dataclasses.replace(full, searches=min(full.searches, 2), plan=Joint(TINY_PLAN, rows=8))
+
+
 TINY = Settings(
     policy=TINY_PLAN,
     refine=TINY_PLAN,
@@ -28,15 +34,13 @@ TINY = Settings(
     policy_size=TINY_SIZE,
     rollout_size=TINY_SIZE,
     head=HeadPlan(width=8, epochs=1),
-    join=TINY_JOINT,
-    join_again=TINY_JOINT,
+    rounds=tuple(map(tiny_round, ROUNDS)),
     early_lies=8,
+    late_lies=6,
     policy_traces=16,
     rollout_traces=8,
     walks=16,
     near_misses=16,
-    searches=3,
-    searches_again=2,
     held_out_samples=1,
     orm_samples=1,
     measured_puzzles=3,
@@ -45,7 +49,7 @@ TINY = Settings(
 
 def test_every_stage_runs_and_leaves_what_it_ships(tmp_path: Path) -> None:
     out = tmp_path / "checkpoints"
-    for stage in STAGES:  # a new object each time: a stage needs only files
+    for stage in stages(TINY):  # a new object each time: a stage needs only files
         Recipe(out, tmp_path / "work", 0, TINY).run(stage)
     for name in ("policy", "rollout"):
         model = AutoModelForCausalLM.from_pretrained(out / name)

@@ -43,7 +43,7 @@ class Process:
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + STARTING_SECONDS
-        while httpx.get(f"{self.url}/ready").status_code != 200:
+        while httpx.get(f"{self.url}/ready", timeout=STARTING_SECONDS).status_code != 200:
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.2)

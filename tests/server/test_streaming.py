@@ -189,9 +189,20 @@ def test_progress_says_how_far_the_search_is(client: openai.OpenAI, method: str)
     assert without_times(final) == without_times(whole.search), "watching changes nothing"
 
 
-@pytest.mark.parametrize("readout", ["best", "visits"])
-def test_committed_steps_join_to_the_whole_text(client: openai.OpenAI, readout: str) -> None:
-    search = {**LONG, "commit": True, "progress": True, "readout": readout}
+@pytest.mark.parametrize(
+    ("method", "readout"),
+    [
+        ("mcts", "best"),
+        ("mcts", "visits"),
+        ("best_first", "best"),
+        ("beam", "best"),
+        ("dvts", "best"),
+    ],
+)
+def test_committed_steps_join_to_the_whole_text(
+    client: openai.OpenAI, method: str, readout: str
+) -> None:
+    search = {**LONG, "method": method, "commit": True, "progress": True, "readout": readout}
     fields: Any = {
         "model": "demo",
         "messages": [{"role": "user", "content": PUZZLE}],
@@ -219,6 +230,28 @@ def test_committed_steps_join_to_the_whole_text(client: openai.OpenAI, readout: 
     assert final["score"] is not None
 
 
+def test_a_beams_steps_are_sent_before_it_ends(http: httpx.Client) -> None:
+    """A beam of one draws nothing beside its one state: each step is settled as it is chosen."""
+    width = {"beam": 1}
+    search = {**LONG, "method": "beam", "commit": True, "width": width, "include": ["tree"]}
+    search["step"] = {"until": {"tokens": 2}}
+    body = {"model": "demo", "prompt": PUZZLE, "seed": 5, "max_tokens": 100, "search": search}
+    sent: list[tuple[float, str]] = []
+    with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                chunk = json.loads(line.removeprefix("data: "))
+                sent.append((time.monotonic(), chunk["choices"][0]["text"]))
+    whole = http.post("/v1/completions", json=body).json()
+    assert "".join(text for _, text in sent) == whole["choices"][0]["text"]
+    nodes = whole["search"]["tree"]
+    depth = max(node["depth"] for node in nodes)
+    assert len(sent) >= depth - 1, "a chunk for each step"
+    steps = [node["text"] for node in nodes if node["parent"] is not None]
+    assert [text for _, text in sent[: depth - 1]] == steps[: depth - 1]
+    assert sent[-1][0] - sent[0][0] > 0.005, "while the search goes on"
+
+
 def test_committed_logprobs_are_the_whole_ones(http: httpx.Client) -> None:
     body = {"model": "demo", "prompt": PUZZLE, "seed": 5, "logprobs": 1}
     body |= {"search": {**LONG, "commit": True}}
@@ -240,7 +273,7 @@ def test_committed_logprobs_are_the_whole_ones(http: httpx.Client) -> None:
         ({"search": {"commit": True, "readout": "vote"}}, "search.commit"),
         *(
             ({"search": {"commit": True, "method": method}, "stream": True}, "search.commit")
-            for method in ("sample", "greedy", "best_of_n", "self_consistency", "beam", "dvts")
+            for method in ("sample", "greedy", "best_of_n", "self_consistency")
         ),
     ],
 )

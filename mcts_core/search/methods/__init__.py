@@ -42,6 +42,7 @@ def create(
     started: float,
     outcome_critics: frozenset[str],
     process_critics: frozenset[str],
+    reading_critics: frozenset[str],
     rollouts_available: bool,
     actions: tuple[tuple[int, ...], ...] = (),
 ) -> Search:
@@ -49,8 +50,8 @@ def create(
 
     `clock` is in seconds and `started`, on it, the request's admission: deadlines count from
     there. `outcome_critics` are those that score finished trajectories only, `process_critics`
-    those that judge steps. `actions`: the token ids of `parameters.actions`, none the beginning of
-    another.
+    those that judge steps, `reading_critics` those with a model of their own. `actions`: the token
+    ids of `parameters.actions`, none the beginning of another.
     """
     task = Task(
         prompt=prompt,
@@ -62,6 +63,7 @@ def create(
         stream=stream,
         outcome_critics=outcome_critics,
         process_critics=process_critics,
+        reading_critics=reading_critics,
         rollouts_available=rollouts_available,
         actions=actions,
     )

@@ -50,8 +50,6 @@ class TreeSearch(ABC):
     """Whether the critics are asked about unfinished states."""
     whole: ClassVar[bool] = False
     """Whether its options are whole trajectories."""
-    commits: ClassVar[bool] = False
-    """Whether the method can settle one step after the other (`commit`)."""
     readouts: ClassVar[tuple[readout.Readout, ...]] = ("best", "vote")
     """Those that the method has; the first one where the request asks for another."""
 
@@ -60,21 +58,28 @@ class TreeSearch(ABC):
         self._task = task
         self._outbox: list[Work] = []
         parameters = task.parameters
-        longest = task.max_tokens if self.whole else parameters.step.limit
-        self._meter = Meter(parameters, clock, started, longest, task.max_tokens)
+        longest = max(map(len, task.actions), default=parameters.step.limit)
+        readings = task.reading_critics.intersection(parameters.critics) - task.outcome_critics
+        if self.whole:
+            longest, readings = task.max_tokens, frozenset()
+        self._meter = Meter(parameters, clock, started, longest, task.max_tokens, len(readings))
         self._width = AdaptiveWidth(parameters.width, len(task.actions))
-        self._evaluation = Evaluation(task, self._outbox)
+        self._evaluation = Evaluation(task, self._meter, self._outbox)
         self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
         self._poll = Poll(self._evaluation)
         self._ladder = Ladder(
             parameters, task.max_tokens, self._expansion, self._evaluation, self._meter
         )
         self._commitment: Commitment | None = None
-        if parameters.commit and self.commits and task.n == 1 and self.readout != "vote":
+        if parameters.commits(task.n):
             self._commitment = Commitment(
                 self.readout, self._evaluation, self._meter, self._outbox, stream=task.stream
             )
         self._flow = Flow(self._next, self._meter.commit, self._failed, self._outbox)
+        self._places = 1
+        """Generators that can be begun now."""
+        self._full = 0
+        """How many are in flight if no other can have a place until one of them goes on."""
         self._stage: Literal["new", "growing", "finishing"] = "new"
         self._tree: Tree | None = None
         self._chosen: list[Node] | None = None
@@ -98,7 +103,14 @@ class TreeSearch(ABC):
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         """Why nothing more should be begun, if so."""
-        return self._meter.exhausted(tree, in_flight + 1)
+        return self._meter.exhausted(tree, 1, in_flight)
+
+    def due(self, tree: Tree) -> Node | None:
+        """The step that is to be committed before anything more is begun."""
+        return self._commitment.due(tree) if self._commitment is not None else None
+
+    def committed(self) -> None:  # noqa: B027
+        """A step was committed: what was pruned is not to be grown."""
 
     def good_enough(self, tree: Tree) -> bool:
         """Whether a terminal has the mixed score of `stop_when.score`, and there are as many
@@ -150,7 +162,8 @@ class TreeSearch(ABC):
 
     def _next(self, in_flight: int) -> Steps[None] | None:
         """What `Flow` begins next."""
-        if self._result is not None:
+        full, self._full = self._full, 0
+        if self._result is not None or (full and full == in_flight):
             return None
         if self._stage == "new":
             if in_flight:
@@ -164,18 +177,23 @@ class TreeSearch(ABC):
                 self._settle()
             return None
         while (stop := self._reason(tree, in_flight)) is None:
-            step = self._commitment.due(tree) if self._commitment is not None else None
+            step = self.due(tree)
             if step is None or self._commitment is None:
                 break
             if in_flight:
                 return None  # what is in flight may still change the choice
             self._commitment.take(tree, step)
+            self.committed()
         if stop is None:
-            if in_flight >= self.parallel:
+            self._places = self.parallel - in_flight
+            if self._places <= 0:
                 return None
             steps = self.propose(tree)
-            if steps is not None or in_flight:
+            if steps is not None:
+                self._full = in_flight + 1 if self._places == 1 else 0
                 return steps
+            if in_flight:
+                return None
             stop = "exhausted"
         if (stop in _AT_ONCE and in_flight) or (stop == "deadline" and tree.finished):
             self._stop = stop
@@ -253,6 +271,10 @@ class TreeSearch(ABC):
         chosen = self._chosen or (self.choose(tree) if tree is not None else [])
         if tree is None or not chosen:
             failure = self._failure or self._expansion.failure
+            if failure is None and self._stop in ("tokens", "nodes"):
+                field = f"'search.budget.{self._stop}'"
+                message = f"{field} leaves nothing for a completion: raise it, or allow a fallback"
+                return SearchFailed("budget", message)
             if self._stop == "deadline" or failure is None:
                 return SearchFailed("deadline", "the deadline passed before there was any option")
             return SearchFailed(failure.reason, failure.message)

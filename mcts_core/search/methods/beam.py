@@ -37,6 +37,10 @@ class Beam(TreeSearch):
         """A terminal that is good enough, or the limit that the next step would break."""
         return "score" if self.good_enough(tree) else self._limit
 
+    def due(self, tree: Tree) -> Node | None:
+        """None: steps are committed between those of the beam (`_follow`)."""
+        return None
+
     def _grow(self, tree: Tree) -> Steps[None]:
         width = self._task.parameters.width.beam
         options = yield from self._first(tree, width, width)
@@ -47,7 +51,12 @@ class Beam(TreeSearch):
             self._expansion,
             self._evaluation,
             lambda states: self._plan(tree, states, width, width),
+            lambda states: self._follow(tree, states),
         )
+
+    def _follow(self, tree: Tree, states: Sequence[Node]) -> None:
+        if self._commitment is not None:
+            self._commitment.follow(tree, states)
 
     def _first(self, tree: Tree, beams: int, draws: int) -> Steps[list[Node]]:
         """The root's options.
@@ -71,13 +80,15 @@ class Beam(TreeSearch):
 
     def _plan(
         self, tree: Tree, states: Sequence[Node], beams: int, draws: int
-    ) -> tuple[int, int] | None:
+    ) -> tuple[int, int, int] | None:
         """How many of `states` take the next step, and with how many draws each: the most that
-        leave what the steps after it take. None where not even one draw breaks no limit, or a
-        terminal is good enough; with a terminal, a path that cannot be finished is not begun."""
+        leave what the steps after it take; and the tokens that an option may have. None where not
+        even one draw breaks no limit, or a terminal is good enough; with a terminal, a path that
+        cannot be finished is not begun."""
         meter, best = self._meter, states[0]
         finished = tree.finished
         self._limit = meter.finishing(tree, best) if finished else meter.exhausted(tree, 1)
         if self.halt(tree, 0) is not None:
             return None
-        return meter.widest(tree, best, min(beams, len(states)), draws)
+        beams, draws = meter.widest(tree, best, min(beams, len(states)), draws)
+        return beams, draws, meter.share(self._task.max_tokens, beams * draws)

@@ -62,8 +62,9 @@ class BestFirst(TreeSearch):
         else:
             *_, node = heappop(self._frontier)
             count = self._meter.affordable(tree, self._width.wanted(node))
+        most = self._meter.share(self._expansion.draws.longest(node), count, self._places)
         self._meter.launch(count)
-        return self._expand(tree, node, count)
+        return self._expand(tree, node, count, most)
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         parameters, meter = self._task.parameters, self._meter
@@ -81,6 +82,14 @@ class BestFirst(TreeSearch):
             return meter.short(tree)
         return reached
 
+    def committed(self) -> None:
+        self._frontier = [
+            entry
+            for entry in self._frontier
+            if not entry[-1].pruned and (entry[-1].end == "stop" or not entry[-1].closed)
+        ]
+        heapify(self._frontier)
+
     def _take_winners(self, wanted: int | None) -> bool:
         """Takes leading terminals off the frontier; True once there were as many as wanted."""
         frontier = self._frontier
@@ -89,10 +98,10 @@ class BestFirst(TreeSearch):
             self._winners += 1
         return self._winners == wanted
 
-    def _expand(self, tree: Tree, node: Node, count: int) -> Steps[None]:
+    def _expand(self, tree: Tree, node: Node, count: int, most: int) -> Steps[None]:
         elsewhere = node.elsewhere
         try:
-            new = yield from self._expansion.fill(tree, node, count, self.name)
+            new = yield from self._expansion.fill(tree, node, count, self.name, most)
             values = [
                 value for child in new if (value := self._first_visit(tree, child)) is not None
             ]

@@ -35,10 +35,11 @@ class BestOfN(Sample):
         return min(parallel, self._task.parameters.parallel)
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
-        """The budget, once there is something to return."""
-        if in_flight == 0 and tree.nodes == 1:
-            return None
+        """The budget, as of a search."""
         return TreeSearch.halt(self, tree, in_flight)
+
+    def _limit(self) -> int:
+        return self._meter.share(self._task.max_tokens, 1, self._places)
 
     def choose(self, tree: Tree) -> list[Node]:
         return TreeSearch.choose(self, tree)

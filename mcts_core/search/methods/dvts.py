@@ -30,18 +30,23 @@ class DVTS(Beam):
         options = yield from self._first(tree, width.subtrees, width.beam)
         kept, waiting = self._keep(options, width.subtrees), list[Node]()
         while True:
-            frontier = [node for node in kept if node.end is None]
+            frontier = ranked([node for node in kept if node.end is None], self._evaluation)
+            self._follow(tree, (*frontier, *waiting))
+            frontier = [node for node in frontier if not node.pruned]
+            waiting = [node for node in waiting if not node.pruned]
             if not frontier:
-                frontier, waiting = waiting, []
-            frontier = ranked(frontier, self._evaluation)
+                frontier, waiting = ranked(waiting, self._evaluation), []
             shape = self._plan(tree, frontier, width.subtrees, width.beam) if frontier else None
             if shape is None:
                 return
-            subtrees, draws = shape
+            subtrees, draws, most = shape
             waiting = [*frontier[subtrees:], *waiting]
             frontier = frontier[:subtrees]
             grown = yield from gather(
-                [attempt(self._expansion.grow(tree, node, draws, self.name)) for node in frontier]
+                [
+                    attempt(self._expansion.grow(tree, node, draws, self.name, most))
+                    for node in frontier
+                ]
             )
             full = [failed for failed in grown if isinstance(failed, Failed)]
             if len(full) == len(grown):

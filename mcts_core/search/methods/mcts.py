@@ -21,7 +21,6 @@ class MCTS(TreeSearch):
 
     name: ClassVar[str] = "mcts"
     rungs: ClassVar[tuple[Rung, ...]] = ("beam", "sample")
-    commits: ClassVar[bool] = True
     readouts: ClassVar[tuple[readout.Readout, ...]] = ("best", "visits", "value", "vote")
 
     def __init__(self, task: Task, clock: Callable[[], float], started: float) -> None:
@@ -36,10 +35,11 @@ class MCTS(TreeSearch):
         count = 1
         if self._evaluation.sighted and not hurried:
             count = self._meter.affordable(tree, self._width.wanted(path[-1]))
+        most = self._meter.share(self._expansion.draws.longest(path[-1]), count, self._places)
         self._meter.launch(count)
         for node in path:
             node.virtual += 1
-        return self._simulate(tree, path, count)
+        return self._simulate(tree, path, count, most)
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         parameters, meter = self._task.parameters, self._meter
@@ -62,9 +62,9 @@ class MCTS(TreeSearch):
         asked = super().readout
         return "best" if self._ladder.fallback is not None and asked != "vote" else asked
 
-    def _simulate(self, tree: Tree, path: list[Node], count: int) -> Steps[None]:
+    def _simulate(self, tree: Tree, path: list[Node], count: int, most: int) -> Steps[None]:
         """One simulation below the last node of `path`, which selection has chosen: `count` options
-        are drawn and evaluated, and the best of their values is backed up.
+        of at most `most` tokens are drawn and evaluated, and the best of their values is backed up.
 
         Where no critic can say anything of a new state, the simulation goes on from there, down to
         a state that can be valued. Options that merge into a sibling are another visit there; those
@@ -74,7 +74,9 @@ class MCTS(TreeSearch):
         draws = count
         try:
             while True:
-                new, merged = yield from self._expansion.expand(tree, path[-1], draws, self.name)
+                new, merged = yield from self._expansion.expand(
+                    tree, path[-1], draws, self.name, most
+                )
                 values = [
                     value for child in new if (value := self._first_visit(tree, child)) is not None
                 ]
@@ -86,7 +88,7 @@ class MCTS(TreeSearch):
                     backup(tree, path, max(values))
                     self._meter.simulated()
                     return
-                if not new or self._meter.exhausted(tree, self._meter.flying):
+                if not new or self._meter.exhausted(tree, 1, self._meter.flying - 1):
                     return
                 path.append(new[0])
                 new[0].virtual += 1

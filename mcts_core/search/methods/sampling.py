@@ -63,6 +63,10 @@ class Sample(TreeSearch):
         (option,) = extended.options
         self._done[work.key[0]] = tree.add(tree.root, option, "length", self.name)
 
+    def _limit(self) -> int:
+        """Most tokens of the next sample."""
+        return self._task.max_tokens
+
     def _draw(self, tree: Tree, index: int) -> Steps[None]:
         """One trajectory; when the KV pool is full it is drawn once more, after the others."""
         state = tree.root.state
@@ -72,7 +76,7 @@ class Sample(TreeSearch):
             self.sampling,
             (index, 0),  # draws from one node would be spread, and so not independent
             Boundary(),
-            self._task.max_tokens,
+            self._limit(),
             self._task.stop,
             stream=index if self._task.stream else None,
             actions=self._task.actions_to_end(tree.root.depth),

@@ -142,6 +142,7 @@ def run(
         started=clock(),
         outcome_critics=frozenset(("orm",)),
         process_critics=frozenset(),
+        reading_critics=frozenset(),
         rollouts_available=True,
         actions=actions,
     )

@@ -9,10 +9,30 @@ from hypothesis import strategies as st
 from mcts_core.search.budget import Meter
 from mcts_core.search.methods import METHODS
 from mcts_core.search.methods.base import TreeSearch
-from mcts_core.search.parameters import Budget, SearchParameters, Step, StopWhen, Width
+from mcts_core.search.parameters import (
+    Budget,
+    Method,
+    Rollouts,
+    Rung,
+    SearchParameters,
+    Step,
+    StopWhen,
+    Width,
+)
 from mcts_core.search.search import SearchFailed, SearchResult
 from mcts_core.search.tree import Tree
-from mcts_core.search.work import Announce, Extend, Extended, Opened, Outcome, Release, Work
+from mcts_core.search.work import (
+    Announce,
+    Extend,
+    Extended,
+    Failed,
+    Open,
+    Opened,
+    Outcome,
+    Release,
+    Rollout,
+    Work,
+)
 from tests.mcts_core.search.test_tree import new_tree, option
 from tests.mcts_core.search.world import (
     Clock,
@@ -28,34 +48,119 @@ from tests.mcts_core.search.world import (
 VALUE = {"value": 1.0, "orm": 1.0}
 ON = StopWhen(converged=False)
 LONGEST = 12
-"""More tokens than any option of the world has, its scores included."""
+"""More tokens than any option of the world has."""
+WORK = Open(())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
-    tokens=st.integers(1, 1500),
+    method=st.sampled_from(["mcts", "best_first", "beam", "dvts", "best_of_n", "self_consistency"]),
+    critics=st.sampled_from([{}, {"orm": 1.0}, VALUE]),
+    readers=st.sampled_from([(), ("orm",), ("value", "orm")]),
+    rollouts=st.integers(0, 2),
+    tokens=st.integers(1, 700),
+    step=st.integers(2, 64),
+    max_tokens=st.integers(10, 100),
     parallel=st.integers(1, 8),
-    width=st.integers(1, 4),
+    width=st.integers(1, 5),
+    fallback=st.sampled_from([(), ("beam", "sample")]),
     order=st.integers(0, 99),
 )
-def test_tokens_are_never_exceeded_by_more_than_the_work_in_flight(
-    tokens: int, parallel: int, width: int, order: int
+def test_what_is_spent_is_never_more_than_the_budget(
+    method: Method,
+    critics: dict[str, float],
+    readers: tuple[str, ...],
+    rollouts: int,
+    tokens: int,
+    step: int,
+    max_tokens: int,
+    parallel: int,
+    width: int,
+    fallback: tuple[Rung, ...],
+    order: int,
 ) -> None:
-    world = World(critic_noise=0.5)
+    """The prompt has to be read, and where nothing is finished the ladder may cost what one plain
+    completion costs. What is returned is scored, also by critics who have to read it for that."""
+    world = World(critic_noise=0.5, readers=frozenset(readers))
     parameters = SearchParameters(
-        critics=VALUE,
+        method=method,
+        critics=critics,
+        rollouts=Rollouts(count=rollouts, max_tokens=40),
         budget=Budget(tokens=tokens),
         parallel=parallel,
         stop_when=ON,
-        step=Step(max_tokens=LONGEST),
-        width=Width(beam=width),
+        step=Step(max_tokens=step),
+        width=Width(root=(width, 2 * width), inner=(1, 3), beam=width, subtrees=2, samples=9),
+        fallback=fallback,
     )
-    result = solve(world, parameters, shuffle=order)
-    path = parameters.max_depth * LONGEST if result.fallback else 0
-    flying = parameters.width.root[0] + (parallel - 1) * parameters.width.inner[0]
-    assert world.spent <= max(tokens, len(world.prompt)) + flying * (LONGEST + 1) + path
-    assert result.trajectories[0].finish_reason == "stop"
-    assert set(result.trajectories[0].scores) == set(VALUE)
+    result = drive(build(world, parameters, max_tokens=max_tokens), world, shuffle=order)
+    read = set(readers) & set(critics)
+    opening = next(work for work in world.done if isinstance(work, Open))
+    prompt = len(world.prompt) * (1 + len(read.intersection(opening.critics)))
+    most = max(tokens, prompt)
+    if isinstance(result, SearchFailed):
+        assert result.reason == "budget"
+        assert not fallback
+    elif result.fallback is not None:
+        most = max(most, prompt + max_tokens)
+    assert world.spent <= most + len(read) * (len(world.prompt) + max_tokens)
+    if not read:
+        assert world.spent <= most
+
+
+def test_what_the_budget_has_torn_off_is_no_step() -> None:
+    """The line has 6 tokens; there is room for the prompt and 3 more."""
+    world = World()
+    parameters = SearchParameters(
+        critics={"value": 1.0}, budget=Budget(tokens=len(world.prompt) + 3), fallback=()
+    )
+    search, tree = grow(parameters, world=world)
+    assert isinstance(search.result, SearchResult)
+    assert world.spent == len(world.prompt) + 3
+    (torn,) = tree.root.children
+    assert (torn.end, len(torn.tokens)) == ("length", 3)
+    assert tree.root.avoid == (), "the line may still be drawn as a whole"
+    assert search.result.trajectories[0].finish_reason == "length"
+    assert search.result.stop_reason == "tokens"
+
+
+def test_a_budget_that_leaves_nothing_says_so() -> None:
+    parameters = SearchParameters(budget=Budget(tokens=3), fallback=())
+    world = World()
+    result = drive(build(world, parameters), world)
+    assert isinstance(result, SearchFailed)
+    assert result.reason == "budget"
+    assert "search.budget.tokens" in str(result)
+
+
+def test_fewer_options_are_drawn_before_any_is_torn() -> None:
+    """Once it is known how long options are, those that are drawn together have room for that."""
+    for tokens in range(60, 260, 7):
+        world = World(critic_noise=0.5)
+        parameters = SearchParameters(
+            critics=VALUE, budget=Budget(tokens=tokens), parallel=4, stop_when=ON
+        )
+        _, tree = grow(parameters, world=world)
+        torn = [
+            node
+            for node in tree.walk()
+            if node.end == "length" and node.tokens[-1] != ord("\n") and node.origin == "mcts"
+        ]
+        assert len(torn) <= 1, "only the last one has less"
+
+
+def test_rollouts_are_left_out_where_the_budget_has_no_room_for_them() -> None:
+    parameters = SearchParameters(
+        critics={"orm": 1.0}, rollouts=Rollouts(count=2), budget=Budget(tokens=150), stop_when=ON
+    )
+    world = World(critic_noise=0.5)
+    solve(world, parameters)
+    assert not any(isinstance(work, Rollout) for work in world.done), "each may have 128 tokens"
+    world = World(critic_noise=0.5)
+    fitting = Rollouts(count=2, max_tokens=40)
+    solve(world, parameters.model_copy(update={"rollouts": fitting}))
+    assert any(isinstance(work, Rollout) for work in world.done)
+    assert world.spent <= 150
 
 
 @given(simulations=st.integers(1, 60), parallel=st.integers(1, 8))
@@ -104,19 +209,24 @@ def test_no_more_options_are_drawn_together_than_the_budget_has_room_for(
 
 
 def test_options_cost_what_they_cost_on_average() -> None:
-    parameters = SearchParameters(budget=Budget(tokens=100, nodes=50), step=Step(max_tokens=9))
+    parameters = SearchParameters(
+        budget=Budget(tokens=100, nodes=50), step=Step(max_tokens=9), fallback=()
+    )
     meter = Meter(parameters, Clock(), 0.0, parameters.step.limit, 100)
     tree = new_tree()
     assert meter.affordable(tree, 99) == 100 // 9, "as long as options may be"
-    meter.commit(Opened(WorldState(()), {}, spent=20))
-    meter.commit(Extended((option("a"), option("b"), option("c"), option("d")), spent=8))
-    assert meter.option_cost == 2.0
+    meter.commit(WORK, Opened(WorldState(()), {}, spent=20))
+    meter.commit(WORK, Extended((option("a"), option("b"), option("c"), option("d")), spent=8))
+    assert meter.costs.option == 2.0
     assert meter.affordable(tree, 99) == (100 - 28) // 2
     meter.launch(30)
-    assert meter.affordable(tree, 99) == (100 - 28) // 2 - 30
+    meter.reserve(WORK, 60)
+    assert meter.affordable(tree, 99) == (100 - 28 - 60) // 2
     meter.land(30)
+    meter.commit(WORK, Failed("internal", "it has cost something", spent=2))
     assert meter.flying == 0
-    meter.commit(Opened(WorldState(()), {}, spent=72))
+    assert meter.affordable(tree, 99) == (100 - 30) // 2
+    meter.commit(WORK, Opened(WorldState(()), {}, spent=70))
     assert meter.affordable(tree, 99) == 1, "whether there may be one is asked before"
     assert meter.reached(tree) == "tokens"
 
@@ -236,7 +346,7 @@ def test_the_pace_that_is_planned_with_is_the_one_seen_last() -> None:
     clock.seconds += 0.15
     meter.timed(began, 5)
     assert meter.hurried(tree), "40 tokens take 0.8 s"
-    meter.commit(Extended((option("abcd"),), spent=4))
+    meter.commit(WORK, Extended((option("abcd"),), spent=4))
     assert not meter.hurried(tree), "four options of four tokens take 0.3 s"
     tree.add(tree.root, option("abcd"), "stop", "mcts")
     clock.seconds += 0.8

@@ -20,7 +20,8 @@ from tests.mcts_core.search.world import Clock, World, build, drive, picture, so
 ON = StopWhen(converged=False)
 NOISY = {"value": 0.5, "noise": 1.0}
 PARAMETERS = st.builds(
-    lambda critics, budget, readout, parallel, root, inner: SearchParameters(
+    lambda method, critics, budget, readout, parallel, root, inner: SearchParameters(
+        method=method,
         commit=True,
         critics=critics,
         budget=budget,
@@ -29,6 +30,7 @@ PARAMETERS = st.builds(
         stop_when=ON,
         width=Width(root=root, inner=inner),
     ),
+    method=st.sampled_from(["mcts", "best_first", "beam", "dvts"]),
     critics=st.sampled_from([{}, {"orm": 1.0}, NOISY]),
     budget=st.builds(
         Budget,
@@ -79,7 +81,7 @@ def test_what_was_committed_stays_and_what_was_pruned_is_given_back(
         assert base is not None
         assert said == "".join(node.text for node in base.path())
         nodes = list(tree.walk())
-        assert tree.finished
+        assert tree.finished or parameters.method in ("beam", "dvts")
         assert all(base in node.path() for node in tree.terminals)
         assert {id(state) for state in world.opened if not state.released} == {
             id(node.state) for node in nodes if node.state is not None
@@ -100,7 +102,8 @@ def test_what_was_committed_stays_and_what_was_pruned_is_given_back(
     result = search.result
     assert isinstance(result, SearchResult)
     assert result.trajectories[0].text.startswith(said)
-    assert result.simulations <= (parameters.budget.simulations or 0)
+    if parameters.method in ("mcts", "best_first"):
+        assert result.simulations <= (parameters.budget.simulations or 0)
     assert result.trajectories[0].finish_reason == "stop"
     assert set(result.trajectories[0].scores) == set(parameters.critics)
     tree = search._tree
@@ -117,6 +120,71 @@ def test_what_was_committed_stays_and_what_was_pruned_is_given_back(
     assert isinstance(again, TreeSearch)
     assert again._tree is not None
     assert picture(again._tree) == picture(tree), "the order of arrival made a difference"
+
+
+def committing(method: str, **fields: Any) -> tuple[World, TreeSearch, list[int]]:
+    """A search to its end, and what was spent when each of its steps was announced."""
+    world = World(numbers=(2, 3, 4, 6, 7), critic_noise=0.3)
+    search = build(world, parameters(method=method, **fields), stream=True)
+    assert isinstance(search, TreeSearch)
+    pending, at = list(search.start()), list[int]()
+    while search.result is None:
+        work = pending.pop(0)
+        for new in search.deliver(work, world.do(work)):
+            if isinstance(new, Announce):
+                at.append(world.spent)
+            elif not isinstance(new, Release):
+                pending.append(new)
+    return world, search, at
+
+
+@pytest.mark.parametrize("method", ["beam", "dvts"])
+def test_a_beam_commits_a_step_when_its_share_is_used(method: str) -> None:
+    """The others are pruned then, and nothing is drawn below them any more."""
+    free, _, _ = committing(method, budget=Budget(tokens=10_000), width=Width(beam=3, subtrees=3))
+    budget = Budget(tokens=free.spent)
+    world, search, at = committing(method, budget=budget, width=Width(beam=3, subtrees=3))
+    assert len(at) >= 2
+    assert at[0] < free.spent / 2, "the first step has one share of four"
+    assert world.spent <= free.spent
+    tree = search._tree
+    assert tree is not None
+    assert any(node.depth == 1 and not node.children for node in tree.pruned)
+    assert len(tree.root.children) == 1
+    assert isinstance(search.result, SearchResult)
+    assert search.result.trajectories[0].finish_reason == "stop"
+
+
+def test_a_beam_commits_what_all_its_states_have_in_common() -> None:
+    """A beam of one has everything in common: each step is committed before the next is drawn."""
+    _, search, at = committing("beam", budget=Budget(tokens=100_000), width=Width(beam=1))
+    assert isinstance(search.result, SearchResult)
+    steps = search.result.trajectories[0].text.count("\n")
+    assert len(at) == steps, "all but the last, which ends the search"
+    assert at == sorted(set(at))
+
+
+def test_committing_what_is_common_changes_no_beam() -> None:
+    """With a budget that is not used up nothing is pruned that the beam would have gone on with."""
+    for seed in range(5):
+        results = []
+        for commit in (False, True):
+            world = World(numbers=(2, 3, 4, 6, 7), critic_noise=0.3)
+            asked = parameters(method="beam", budget=Budget(tokens=100_000), width=Width(beam=3))
+            asked = asked.model_copy(update={"commit": commit})
+            result = solve(world, asked, seed=seed)
+            results.append((result.trajectories, result.simulations, world.spent))
+        assert results[0] == results[1]
+
+
+def test_best_first_grows_nothing_that_a_commitment_has_pruned() -> None:
+    world, search, at = committing("best_first", budget=Budget(tokens=900), parallel=1)
+    assert at
+    tree = search._tree
+    assert tree is not None
+    assert tree.pruned
+    assert not any(node.pruned for *_, node in search._frontier)  # type: ignore[attr-defined]
+    assert not any(state.released for state in world.opened if state is tree.root.state)
 
 
 def test_every_step_gets_its_share_of_the_simulations() -> None:
@@ -186,7 +254,11 @@ def test_without_a_stream_the_search_is_the_same() -> None:
 
 
 def test_several_trajectories_and_votes_commit_nothing() -> None:
-    for fields, options in (({}, {"n": 2}), ({"readout": "vote"}, {}), ({"method": "beam"}, {})):
+    for fields, options in (
+        ({}, {"n": 2}),
+        ({"readout": "vote"}, {}),
+        ({"method": "best_of_n"}, {}),
+    ):
         world = World(critic_noise=0.3)
         drive(build(world, parameters(**fields), stream=True, **options), world)  # type: ignore[arg-type]
         assert not world.announced

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from mcts_core.search.budget import Meter
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.expansion import Expansion
 from mcts_core.search.flow import Steps, T, WorkFailed
@@ -24,7 +23,7 @@ from mcts_core.search.work import (
     Work,
 )
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import Clock, WorldState
+from tests.mcts_core.search.world import WorldState, meter
 
 
 class Desk:
@@ -48,9 +47,9 @@ class Desk:
         self.tree: Tree = new_tree()
         self.extended: list[Extend] = []
         width = AdaptiveWidth(search.width)
-        evaluation = Evaluation(task, self.outbox)
-        meter = Meter(search, Clock(), 0.0, search.step.limit, max_tokens)
-        self.expansion = Expansion(task, width, evaluation, meter, self.outbox)
+        counts = meter(search, max_tokens)
+        evaluation = Evaluation(task, counts, self.outbox)
+        self.expansion = Expansion(task, width, evaluation, counts, self.outbox)
 
     def expand(
         self, *answers: Outcome, at: Node | None = None, count: int = 1

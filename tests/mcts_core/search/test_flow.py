@@ -27,7 +27,7 @@ def flow_of(many: list[Steps[str]], log: list[str], failed: list[Failed], parall
     def begin(in_flight: int) -> Steps[None] | None:
         return forget(many.pop(0)) if many and in_flight < parallel else None
 
-    def commit(outcome: Outcome) -> None:
+    def commit(work: Work, outcome: Outcome) -> None:
         log.append("commit")
 
     return Flow(begin, commit, failed.append, [])

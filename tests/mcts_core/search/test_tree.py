@@ -39,6 +39,8 @@ def worth(node: Node) -> float:
     """The value of its own evaluation."""
     if not valued(node):
         return 0.0
+    if node.end == "length":
+        return node.value  # no more than the worst that the tree had seen by then
     return node.score if node.score is not None else node.trajectory_likelihood
 
 
@@ -51,9 +53,9 @@ class Ledger:
         self._expansion = expansion
 
     def expand(
-        self, tree: Tree, node: Node, count: int, origin: str
+        self, tree: Tree, node: Node, count: int, origin: str, most: int
     ) -> Steps[tuple[list[Node], Node | None]]:
-        new, merged = yield from self._expansion.expand(tree, node, count, origin)
+        new, merged = yield from self._expansion.expand(tree, node, count, origin, most)
         self.drawn.setdefault(node, []).append(new)
         if merged is not None and merged.visits:
             at = merged if merged.parent is node else node

@@ -15,6 +15,7 @@ from functools import lru_cache
 from math import log
 from typing import Any
 
+from mcts_core.search.budget import Meter
 from mcts_core.search.methods import create
 from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.parameters import SearchParameters
@@ -48,7 +49,10 @@ EOS = 3
 @dataclass(slots=True, eq=False)
 class WorldState:
     tokens: tuple[int, ...]
+    parent: WorldState | None = None
     released: bool = False
+    read: set[str] = field(default_factory=set)
+    """Models beside the policy that have computed it."""
 
 
 @lru_cache(maxsize=100_000)
@@ -82,12 +86,14 @@ def noise(*key: object) -> float:
 
 @dataclass
 class World:
-    """Carries out work. `fails` may say why a piece of work fails instead."""
+    """Carries out work. `fails` may say why a piece of work fails instead; `readers` are critics
+    with a model of their own, which read what they score from the nearest state that they know."""
 
     numbers: tuple[int, ...] = (2, 3, 4, 6)
     target: int = 24
     critic_noise: float = 0.0
     context: int = 10_000
+    readers: frozenset[str] = frozenset()
     fails: Callable[[Work], FailureReason | None] = lambda work: None
     spent: int = 0
     done: list[Work] = field(default_factory=list)
@@ -106,19 +112,24 @@ class World:
         match work:
             case Open():
                 state = self._state(work.tokens)
-                return Opened(state, self._scores(state, work.critics), self._pay(len(work.tokens)))
+                cost = len(work.tokens) + self._read(state, work.critics)
+                return Opened(state, self._scores(state, work.critics), self._pay(cost))
             case Extend():
                 return self._extend(work)
             case Rollout():
                 base = self._tokens(work.state)
                 tokens, finish = self._complete(work, base)
-                end = WorldState((*base, *tokens))
+                assert isinstance(work.state, WorldState)
+                cost = self._read_by(work.state, "rollout") + self._read(work.state, work.critics)
+                end = WorldState((*base, *tokens), work.state)
+                cost += len(tokens) + self._read(end, work.critics)
                 scores = self._scores(end, work.critics)
-                return RolledOut(tokens, text(tokens), finish, scores, self._pay(len(tokens)))
+                return RolledOut(tokens, text(tokens), finish, scores, self._pay(cost))
             case Score():
                 self._tokens(work.state)
                 assert isinstance(work.state, WorldState)
-                return Scored(self._scores(work.state, work.critics), self._pay(1))
+                cost = self._read(work.state, work.critics)
+                return Scored(self._scores(work.state, work.critics), self._pay(cost))
             case Release() | Announce():
                 raise AssertionError(f"{type(work).__name__} is not answered")
 
@@ -155,8 +166,12 @@ class World:
             )
             agreed.setdefault(tokens, (finish, logprob, []))[2].append(draw)
         options: list[Option] = []
+        parent = work.state
+        assert isinstance(parent, WorldState)
+        cost = self._read(parent, work.critics)
         for tokens, (finish, logprob, draws) in agreed.items():
-            state = self._state((*base, *tokens))
+            state = self._state((*base, *tokens), parent)
+            cost += self._read(state, work.critics)
             each = logprob / len(tokens)
             option = Option(
                 state,
@@ -170,7 +185,7 @@ class World:
             )
             options.append(option)
         prefixes = {tokens[:end] for tokens in agreed for end in range(1, len(tokens) + 1)}
-        return Extended(tuple(options), self._pay(len(prefixes)))
+        return Extended(tuple(options), self._pay(cost + len(prefixes)))
 
     def _write(
         self,
@@ -260,8 +275,20 @@ class World:
         spread = self.critic_noise or (1.0 if critic == "noise" else 0.0)
         return truth * (1 - spread) + spread * noise(critic, tokens)
 
-    def _state(self, tokens: tuple[int, ...]) -> WorldState:
-        state = WorldState(tokens)
+    def _read(self, state: WorldState, critics: Sequence[str]) -> int:
+        """Tokens that those of `critics` who read have to read before they can score `state`."""
+        return sum(self._read_by(state, critic) for critic in critics if critic in self.readers)
+
+    def _read_by(self, state: WorldState, model: str) -> int:
+        above: WorldState | None = state
+        while above is not None and (above.released or model not in above.read):
+            if not above.released:
+                above.read.add(model)
+            above = above.parent
+        return len(state.tokens) - (0 if above is None else len(above.tokens))
+
+    def _state(self, tokens: tuple[int, ...], parent: WorldState | None = None) -> WorldState:
+        state = WorldState(tokens, parent)
         self.opened.append(state)
         return state
 
@@ -290,6 +317,11 @@ class Clock:
         return self.seconds
 
 
+def meter(parameters: SearchParameters, max_tokens: int = 100) -> Meter:
+    """One that has counted nothing."""
+    return Meter(parameters, Clock(), 0.0, parameters.step.limit, max_tokens)
+
+
 def build(
     world: World,
     parameters: SearchParameters,
@@ -316,6 +348,7 @@ def build(
         started=clock(),
         outcome_critics=frozenset(("orm",)),
         process_critics=frozenset(("prm",)),
+        reading_critics=world.readers,
         rollouts_available=rollouts_available,
     )
 
