@@ -66,6 +66,9 @@ class Timed:
         self.context_length = decoder.context_length
         self._decoder = decoder
 
+    def prepare(self, storage: KVStorage) -> None:
+        self._decoder.prepare(storage)
+
     def forward(self, sequences: Sequence[Rows], storage: KVStorage, reads: Reads) -> Computed:
         began = time.perf_counter()
         computed = self._decoder.forward(sequences, storage, reads)

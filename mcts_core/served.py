@@ -263,6 +263,7 @@ def load(
     max_batch_rows: int = 2048,
     prefix_cache: bool = True,
     attention: str = "auto",
+    cuda_graphs: bool = True,
     on_progress: Progress | None = None,
 ) -> ServedModel:
     """Loads a served model from a local folder and starts its engine; blocks until it is ready.
@@ -272,7 +273,8 @@ def load(
     `pool_tokens` is the size of each model's KV pool in tokens; without it, the pools take
     `kv_memory_share` of the memory beside the models (`engine.pools`). `max_batch_rows` bounds the
     tokens of one forward. `prefix_cache` keeps prompts' KV for later ones. `attention` names the
-    backend. `threads` is by default 1 for small models, else the largest power of two within the
+    backend, and `cuda_graphs` says whether steps are captured where it and the device allow it.
+    `threads` is by default 1 for small models, else the largest power of two within the
     cores: work is then cut at whole vector registers, which keeps results repeatable.
     Raises `AttentionRefused`, `ManifestError`, `ModelRefused`, `CriticError`, `PoolsTooSmall`,
     `OSError` or `ValueError`, each with a message for the person who starts the server.
@@ -320,6 +322,7 @@ def load(
             dtype=dtype_of(dtype, folders[part], place),
             device=place,
             attention=backend,
+            graph_rows=max_batch_rows if cuda_graphs else 0,
         )
     check_sizes(residents, critics)
     tell("engine", len(parts) / (len(parts) + 1))
@@ -335,6 +338,9 @@ def load(
             max_batch_rows=max_batch_rows,
             slice_tokens=slice_tokens,
         )
+    else:
+        for resident in residents.values():
+            resident.prepare()
     seating = Seating(residents, context, prefix_cache=prefix_cache)
     jobs = Jobs(
         seating,

@@ -57,7 +57,9 @@ def _load(settings: Settings, reference: str, progress: model.Progress) -> Serve
         threads=settings.threads,
         max_batch_rows=settings.max_batch_rows,
         prefix_cache=settings.prefix_cache,
+        block_size=settings.block_size,
         attention=settings.attention,
+        cuda_graphs=settings.cuda_graphs,
         on_progress=progress,
     )
 

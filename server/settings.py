@@ -60,11 +60,15 @@ class Settings(BaseSettings):
     prefix_cache: bool = _field(
         "Model", True, "Keep the KV of prompts, for later ones that begin alike."
     )
-    attention: Literal["auto", "native", "cpu", "triton"] = _field(
+    block_size: Positive = _field("Model", 16, "Tokens of a KV block; 'flash' takes 256.")
+    attention: Literal["auto", "native", "cpu", "triton", "flash"] = _field(
         "Model",
         "auto",
-        "'native' (CPUs with AVX2 or AVX-512), 'triton' (NVIDIA GPUs), 'cpu' (any device), "
-        "or 'auto'.",
+        "'native' (CPUs with AVX2 or AVX-512), 'triton' or 'flash' (NVIDIA GPUs), 'cpu' (any "
+        "device), or 'auto'.",
+    )
+    cuda_graphs: bool = _field(
+        "Model", True, "Capture decode steps as CUDA graphs, with 'triton' and 'flash'."
     )
 
     host: str = _field("Server", "127.0.0.1", "Address to listen on.")

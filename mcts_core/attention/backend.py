@@ -10,12 +10,8 @@ import torch
 from transformers import AttentionInterface
 
 from mcts_core.attention.cpu import paged_attention
-from mcts_core.attention.interface import Attention
+from mcts_core.attention.interface import Attention, AttentionRefused, Tabulate
 from mcts_core.kernels import Library, best_library
-
-
-class AttentionRefused(ValueError):
-    """The backend cannot work here; the message says why and what to use instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +22,23 @@ class Backend:
     attention: Attention
     library: Library | None = None
     """The compiled kernel for the models that it can run; the others run their modules."""
+    tabulate: Tabulate | None = None
+    """Lays a step's rows out in tables whose sizes can be fixed, which a captured graph needs; None
+    where what is computed has shapes that follow from the data."""
+    limits: Callable[[torch.dtype, int], str | None] | None = None
+    """What is against a model of this format over blocks of so many tokens."""
+
+    def check(self, dtype: torch.dtype, block_size: int) -> None:
+        """Raises `AttentionRefused` for a model of this format over blocks of so many tokens."""
+        reason = None if self.limits is None else self.limits(dtype, block_size)
+        if reason is not None:
+            raise AttentionRefused(reason)
 
     @property
     def implementation(self) -> str:
-        """The name under which transformers' model classes find it."""
-        return f"tree_{self.name}"
+        """The name under which transformers' model classes find it: one with "flash" in it they
+        would take for a kernel of their own."""
+        return f"tree_{self.name.replace('flash', 'varlen')}"
 
     def register(self) -> None:
         """Makes it known to transformers; doing it again changes nothing."""
@@ -41,20 +49,45 @@ CPU = Backend("cpu", paged_attention)
 """torch's own kernels; works on every device."""
 
 
-def _triton(device: torch.device) -> Backend:
+def _needs_gpu(name: str, device: torch.device) -> None:
     if device.type != "cuda":
         raise AttentionRefused(
-            f"attention 'triton' needs an NVIDIA GPU, and the device is {str(device)!r}: "
+            f"attention {name!r} needs an NVIDIA GPU, and the device is {str(device)!r}: "
             "use attention 'cpu', or device 'cuda'"
         )
+
+
+def _triton(device: torch.device) -> Backend:
+    _needs_gpu("triton", device)
     if find_spec("triton") is None:
         raise AttentionRefused(
             "attention 'triton' needs the package triton: install mcts-serve[gpu], or use "
             "attention 'cpu'"
         )
     from mcts_core.attention.triton import paged_attention as attention
+    from mcts_core.attention.triton import tabulate
 
-    return Backend("triton", attention)
+    return Backend("triton", attention, tabulate=tabulate)
+
+
+def _flash(device: torch.device) -> Backend:
+    _needs_gpu("flash", device)
+    try:
+        from flash_attn import flash_attn_varlen_func as kernel
+    except ImportError as error:
+        raise AttentionRefused(
+            f"attention 'flash' needs the package flash-attn ({error}): install mcts-serve[flash], "
+            "which takes CUDA's compiler, or use attention 'triton' or 'cpu'"
+        ) from None
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        raise AttentionRefused(
+            "attention 'flash' needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer, "
+            f"and {str(device)!r} has {capability[0]}.{capability[1]}: use attention 'triton'"
+        )
+    from mcts_core.attention.flash import FlashAttention, limits, tabulate
+
+    return Backend("flash", FlashAttention(kernel), tabulate=tabulate, limits=limits)
 
 
 def _native(device: torch.device) -> Backend:
@@ -77,6 +110,7 @@ BACKENDS: dict[str, Callable[[torch.device], Backend]] = {
     "native": _native,
     "cpu": lambda device: CPU,
     "triton": _triton,
+    "flash": _flash,
 }
 
 

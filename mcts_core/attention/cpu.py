@@ -61,8 +61,6 @@ def paged_attention(
             trunks=batch.trunks,
         ),
     )
-    batch.reads.read += plan.read
-    batch.reads.attended += plan.attended
     _attend_rows(packed, plan, keys, values, softcap, sinks, out)
     for chunk in batch.chunks:
         batch.reads.read += chunk.blocks.shape[0]

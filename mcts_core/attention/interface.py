@@ -13,8 +13,11 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 
 from mcts_core.kv.storage import KVStorage
+from mcts_core.transfer import upload_all
 
-Planned = TypeVar("Planned")
+
+class AttentionRefused(ValueError):
+    """The backend cannot work here; the message says why and what to use instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,57 @@ class Reads:
     """Blocks that rows and chunks looked at: what would be fetched if nothing were shared."""
 
 
+class Plan(Protocol):
+    """A backend's own layout of a step's rows, for the layers of one window."""
+
+    @property
+    def read(self) -> int:
+        """KV blocks that a layer fetches for it."""
+
+    @property
+    def attended(self) -> int:
+        """KV blocks that a layer's rows look at."""
+
+
+Planned = TypeVar("Planned", bound=Plan)
+
+
+class Tables(Protocol):
+    """A step's rows as a backend's kernels read them: tables of whole numbers, still on the host.
+
+    Their sizes follow from the number of rows and of `units`, and can be made larger, so that many
+    steps have tables of the same sizes.
+    """
+
+    @property
+    def read(self) -> int:
+        """See `Plan`."""
+
+    @property
+    def attended(self) -> int:
+        """See `Plan`."""
+
+    @property
+    def units(self) -> int:
+        """Of what decides the sizes beside the rows."""
+
+    def lists(self) -> Sequence[Sequence[int]]:
+        """The tables, always in the same order."""
+
+    def padded(self, rows: int, units: int) -> Tables:
+        """The tables of a step whose tokens are its rows, for so many rows and units. The rows
+        added look at the first token of the padding block and at nothing else; the units added do
+        nothing."""
+
+    def plan(self, tables: Sequence[torch.Tensor]) -> Plan:
+        """What the layers take, from the `lists` on the device."""
+
+
+Tabulate = Callable[[Sequence[Row], int | None, int], Tables]
+"""Makes the tables of a step's rows for the layers of a window (None: they see all), with blocks of
+so many tokens."""
+
+
 @dataclass(slots=True)
 class AttentionBatch:
     """One forward's worth of work for one model; passed through the model to each layer."""
@@ -71,13 +125,30 @@ class AttentionBatch:
     """What the layers read is added here."""
     trunks: bool = True
     """Whether blocks that several rows share are read once for all of them."""
-    _plans: dict[int | None, Any] = field(default_factory=dict)
+    plans: dict[int | None, Plan] = field(default_factory=dict)
+    """By window; those that are not there are made when a layer first asks."""
+    layers: dict[int | None, int] = field(default_factory=dict)
+    """How many layers of each window have asked."""
 
     def plan(self, window: int | None, make: Callable[[], Planned]) -> Planned:
-        """The backend's own layout of the rows; made once a step for all layers of a window."""
-        if window not in self._plans:
-            self._plans[window] = make()
-        return cast(Planned, self._plans[window])
+        """The backend's own layout of the rows, made once a step for all layers of a window; what a
+        layer reads by it is counted."""
+        plan = self.plans.get(window)
+        if plan is None:
+            plan = self.plans[window] = make()
+        self.layers[window] = self.layers.get(window, 0) + 1
+        self.reads.read += plan.read
+        self.reads.attended += plan.attended
+        return cast(Planned, plan)
+
+    def tabulated(self, window: int | None, tabulate: Tabulate) -> Plan:
+        """The plan of a backend that makes `Tables`."""
+
+        def make() -> Plan:
+            tables = tabulate(self.rows, window, self.storage.block_size)
+            return tables.plan(upload_all(tables.lists(), self.slots.device))
+
+        return self.plan(window, make)
 
 
 class Attention(Protocol):

@@ -18,6 +18,7 @@ import torch
 
 from mcts_core.attention.interface import Row
 from mcts_core.kv.blocks import PADDING_BLOCK
+from mcts_core.transfer import upload
 
 SEGMENT_BLOCKS = 8
 """Blocks between two cuts: long enough for a good matrix product, and short enough that little of
@@ -145,14 +146,10 @@ def make_plan(
     return Plan(
         [
             RowGroup(
-                rows=torch.tensor(group.rows, device=device),
+                rows=upload(group.rows, device),
                 segments=count,
-                entries=torch.tensor(
-                    [entry[blocks] + place for blocks, place in group.places],
-                    dtype=torch.long,
-                    device=device,
-                ),
-                blocks=torch.tensor(group.blocks, device=device),
+                entries=upload([entry[blocks] + place for blocks, place in group.places], device),
+                blocks=upload(group.blocks, device),
                 mask=_mask(group, (count * SEGMENT_BLOCKS + width) * size, window, device),
             )
             for (count, width), group in groups.items()
@@ -185,9 +182,9 @@ def _lay_out(
             indices.extend(rows[:1] * (padded - len(rows)))
         groups.append(
             SegmentGroup(
-                blocks=torch.tensor(tables, device=device),
+                blocks=upload(tables, device),
                 count=len(members),
-                rows=torch.tensor(indices, device=device),
+                rows=upload(indices, device),
             )
         )
     return groups, entry
@@ -195,8 +192,8 @@ def _lay_out(
 
 def _mask(group: _Group, width: int, window: int | None, device: torch.device) -> torch.Tensor:
     """A row sees its own first `length` tokens, of these the last `window`."""
-    lengths = torch.tensor(group.lengths, device=device)[:, None]
-    starts = torch.tensor(group.starts, device=device)[:, None]
+    lengths = upload(group.lengths, device)[:, None]
+    starts = upload(group.starts, device)[:, None]
     position = starts + torch.arange(width, device=device)
     visible = position < lengths
     if window is not None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import triton
 
 from mcts_core.attention.cpu import attend_chunk
 from mcts_core.attention.interface import AttentionBatch, Row
-from mcts_core.attention.plan import SEGMENT_BLOCKS, Segments, segments_of
+from mcts_core.attention.plan import SEGMENT_BLOCKS, TRUNK_SEGMENTS, Segments, segments_of
 from mcts_core.attention.triton_kernels import attend_rows, attend_segments
+from mcts_core.kv.blocks import PADDING_BLOCK
 
 TILE_ROWS = 8
 """Rows that a segment is read for at once."""
@@ -27,11 +28,16 @@ _LEAST_DOT = 16
 _KEYS_AT_ONCE = 32
 
 
+_OWN_BLOCKS = TRUNK_SEGMENTS * SEGMENT_BLOCKS
+"""Most blocks behind a row's last cut, and of a context that is not cut."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The kernels' tables; all int64. See the kernels for what each holds."""
+    """The kernels' tables of one window; all int64. See the kernels for what each holds."""
 
-    tiles: int
+    read: int
+    attended: int
     tile_rows: torch.Tensor
     tile_lengths: torch.Tensor
     tile_tables: torch.Tensor
@@ -43,8 +49,70 @@ class _Layout:
     starts: torch.Tensor
     entries: torch.Tensor
     entry_starts: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TritonTables:
+    """Implements `attention.interface.Tables`: the layout's tables, and a tile is a unit."""
+
+    tile_rows: list[int]
+    tile_lengths: list[int]
+    tile_tables: list[int]
+    tile_starts: list[int]
+    rows: list[int]
+    lengths: list[int]
+    tables: list[int]
+    table_starts: list[int]
+    starts: list[int]
+    entries: list[int]
+    entry_starts: list[int]
     read: int
     attended: int
+
+    @property
+    def units(self) -> int:
+        return len(self.tile_starts)
+
+    def lists(self) -> Sequence[list[int]]:
+        return (
+            self.tile_rows,
+            self.tile_lengths,
+            self.tile_tables,
+            self.tile_starts,
+            self.rows,
+            self.lengths,
+            self.tables,
+            self.table_starts,
+            self.starts,
+            self.entries,
+            self.entry_starts,
+        )
+
+    def padded(self, rows: int, units: int) -> TritonTables:
+        """A row has an entry in some tile for each of its segments, and `_OWN_BLOCKS` at most."""
+        more, entries = rows - len(self.rows), units * TILE_ROWS
+        return TritonTables(
+            tile_rows=_filled(self.tile_rows, entries, -1),
+            tile_lengths=_filled(self.tile_lengths, entries, 0),
+            tile_tables=_filled(self.tile_tables, units * SEGMENT_BLOCKS, PADDING_BLOCK),
+            tile_starts=_filled(self.tile_starts, units, 0),
+            rows=[*self.rows, *range(len(self.rows), rows)],
+            lengths=_filled(self.lengths, rows, 1),
+            tables=_filled(self.tables, rows * _OWN_BLOCKS, PADDING_BLOCK),
+            table_starts=[*self.table_starts, *[len(self.tables)] * more],
+            starts=_filled(self.starts, rows, 0),
+            entries=_filled(self.entries, entries, 0),
+            entry_starts=_filled(self.entry_starts, rows + 1, len(self.entries)),
+            read=self.read,
+            attended=self.attended,
+        )
+
+    def plan(self, tables: Sequence[torch.Tensor]) -> _Layout:
+        return _Layout(self.read, self.attended, *tables)
+
+
+def _filled(table: list[int], length: int, padding: int) -> list[int]:
+    return table + [padding] * (length - len(table))
 
 
 def paged_attention(
@@ -72,14 +140,9 @@ def paged_attention(
         batch.slots,
     )
     scale = dim**-0.5 if scaling is None else scaling
-    size = batch.storage.block_size
-    layout = batch.plan(
-        sliding_window, lambda: _lay_out(batch.rows, sliding_window, size, query.device)
-    )
-    batch.reads.read += layout.read
-    batch.reads.attended += layout.attended
+    layout = cast(_Layout, batch.tabulated(sliding_window, tabulate))
     out = query.new_zeros((1, padded, heads, value_dim))
-    if batch.rows:
+    if layout.rows.shape[0]:
         _attend_rows(query[0], keys, values, layout, out, s_aux, scale, softcap, sliding_window)
     grouped = heads // kv_heads
     sinks = None if s_aux is None else s_aux.view(kv_heads, 1, grouped, 1)
@@ -113,7 +176,8 @@ def _attend_rows(
     grouped = heads // kv_heads
     if query.stride(-1) != 1:
         query = query.contiguous()
-    entries = max(1, layout.tiles * TILE_ROWS)
+    tiles = layout.tile_starts.shape[0]
+    entries = max(1, tiles * TILE_ROWS)
     parts = torch.empty((entries, heads, value_dim), dtype=torch.float32, device=query.device)
     lse = torch.empty((entries, heads), dtype=torch.float32, device=query.device)
     run = (scale, query.stride(0), query.stride(1), blocks * size)
@@ -128,8 +192,8 @@ def _attend_rows(
         "block_d": _whole(dim),
         "block_v": _whole(value_dim),
     }
-    if layout.tiles:
-        attend_segments[(layout.tiles, kv_heads)](
+    if tiles:
+        attend_segments[(tiles, kv_heads)](
             query,
             keys,
             values,
@@ -172,7 +236,8 @@ def _whole(count: int) -> int:
     return max(_LEAST_DOT, int(triton.next_power_of_2(count)))
 
 
-def _lay_out(rows: Sequence[Row], window: int | None, size: int, device: torch.device) -> _Layout:
+def tabulate(rows: Sequence[Row], window: int | None, size: int) -> TritonTables:
+    """See `attention.interface.Tabulate`."""
     span = SEGMENT_BLOCKS * size
     segments = Segments()
     starts_of: dict[tuple[int, ...], int] = {}
@@ -206,23 +271,18 @@ def _lay_out(rows: Sequence[Row], window: int | None, size: int, device: torch.d
         for _ in range(0, len(mine), TILE_ROWS):
             tile_tables.extend(blocks)
             tile_starts.append(starts_of[blocks])
-
-    def tensor(numbers: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.long, device=device)
-
-    return _Layout(
-        tiles=len(tile_starts),
-        tile_rows=tensor([-1 if number < 0 else rows[number].index for number in readers]),
-        tile_lengths=tensor([0 if number < 0 else rows[number].length for number in readers]),
-        tile_tables=tensor(tile_tables),
-        tile_starts=tensor(tile_starts),
-        rows=tensor([row.index for row in rows]),
-        lengths=tensor([row.length for row in rows]),
-        tables=tensor(tables),
-        table_starts=tensor(table_starts),
-        starts=tensor(starts),
-        entries=tensor([entry[blocks] + place for blocks, place in places]),
-        entry_starts=tensor(entry_starts),
+    return TritonTables(
+        tile_rows=[-1 if number < 0 else rows[number].index for number in readers],
+        tile_lengths=[0 if number < 0 else rows[number].length for number in readers],
+        tile_tables=tile_tables,
+        tile_starts=tile_starts,
+        rows=[row.index for row in rows],
+        lengths=[row.length for row in rows],
+        tables=tables,
+        table_starts=table_starts,
+        starts=starts,
+        entries=[entry[blocks] + place for blocks, place in places],
+        entry_starts=entry_starts,
         read=len(tables) + len(segments.readers) * SEGMENT_BLOCKS,
         attended=attended,
     )

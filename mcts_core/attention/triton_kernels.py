@@ -99,7 +99,8 @@ def attend_segments(
     block_d: tl.constexpr,
     block_v: tl.constexpr,
 ) -> None:
-    """Grid (tiles, kv_heads): a tile of rows, with their grouped heads, over one segment."""
+    """Grid (tiles, kv_heads): a tile of rows, with their grouped heads, over one segment. A tile
+    whose first row is -1 has none, and reads nothing."""
     tile = tl.program_id(0)
     kv_head = tl.program_id(1).to(tl.int64)
     heads = tl.num_programs(1) * grouped
@@ -126,7 +127,7 @@ def attend_segments(
         values + kv_head * slots * value_dim,
         tables + tile * segment_blocks,
         tl.load(starts + tile),
-        segment_blocks * size,
+        tl.where(tl.load(rows + tile * tile_rows) < 0, 0, segment_blocks * size),
         length,
         peak,
         total,

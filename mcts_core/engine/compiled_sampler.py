@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from mcts_core import kernels
-from mcts_core.engine.sampler import Draw, Drawn, Normalised, edited, sample, temperature, tops
+from mcts_core.engine.sampler import Draw, Drawn, Normalised, edited, sample, temperature, top_of
 from mcts_core.kernels import Library
 from mcts_core.search.work import TokenLogprob
 
@@ -73,5 +73,8 @@ class CompiledSampler:
         if not asking:
             return {}
         own = Normalised(torch.stack([rows[row] for row in asking]).float())
-        found = tops(own, [draws[row] for row in asking])
-        return {asking[row]: tokens for row, tokens in found.items()}
+        counts = [draws[row].sampling.logprobs for row in asking]
+        found = own.tops(max(counts)).tolist()
+        return {
+            row: top_of(tops, count) for row, tops, count in zip(asking, found, counts, strict=True)
+        }

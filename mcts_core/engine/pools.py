@@ -49,15 +49,15 @@ def fit_pools(
 
     count = blocks(0)
     if device.type == "cuda":
-        count = blocks(
-            max(
-                _peak_bytes(resident, device, context, max_batch_rows, slice_tokens)
-                for resident in residents.values()
-            )
-        )
+        taken = [
+            _step_bytes(resident, device, context, max_batch_rows, slice_tokens)
+            for resident in residents.values()
+        ]
+        count = blocks(sum(kept for kept, _ in taken) + max(peak for _, peak in taken))
         torch.cuda.empty_cache()
     for resident in residents.values():
         resident.resize(count)
+        resident.prepare()
 
 
 def free_bytes(device: torch.device) -> int:
@@ -114,15 +114,21 @@ def _counts(resident: Resident, context: int, max_batch_rows: int) -> list[int]:
     return [each] * (max_batch_rows // each)
 
 
-def _peak_bytes(
+def _step_bytes(
     resident: Resident, device: torch.device, context: int, max_batch_rows: int, slice_tokens: int
-) -> int:
-    """Memory that a step takes beside weights and KV, at most."""
+) -> tuple[int, int]:
+    """Memory that captured steps keep, and what a step takes at most beside that, weights and
+    KV."""
     small = resident.pool.total
     resident.resize(step_blocks(resident, context, max_batch_rows))
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
+    resident.prepare()
+    torch.cuda.empty_cache()
+    kept = torch.cuda.memory_reserved(device) - before
     resting = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     full_steps(resident, context, max_batch_rows, slice_tokens)
     peak = torch.cuda.max_memory_allocated(device)
     resident.resize(small)
-    return peak - resting
+    return max(0, kept), peak - resting

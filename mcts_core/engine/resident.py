@@ -55,6 +55,11 @@ class Resident:
         self.storage.resize(blocks)
 
     @torch.inference_mode()
+    def prepare(self) -> None:
+        """See `Decoder.prepare`."""
+        self.decoder.prepare(self.storage)
+
+    @torch.inference_mode()
     def forward(self, sequences: Sequence[Rows], copies: Copies) -> Computed:
         """One forward over the new tokens of all sequences.
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import isfinite, log
-from operator import and_
+from math import inf
 from typing import NamedTuple, Protocol
 
 import torch
+from torch.nn import functional
 
+from mcts_core.attention.interface import VECTOR_ROWS
 from mcts_core.search.work import Sampling, TokenLogprob
+from mcts_core.transfer import read_back, upload, upload_all
 
 _NOTHING_LEFT = 1e-6
 """Probability mass below which there is no new option to be had; the old ones are allowed again."""
@@ -62,10 +64,16 @@ def sample(rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | 
     """One token for each of `draws`, from its row of logits (`[vocabulary]` each).
 
     Rows are drawn by inverting their cumulative distribution at their noise, row by row the same
-    whatever the others are.
+    whatever the others are. The host waits for the device once, for what was drawn.
     """
     logits = torch.stack(list(rows)).float()
-    scaled = _scale(logits, draws)
+    wanted = [
+        *(draw.noise for draw in draws),
+        *(temperature(draw) for draw in draws),
+        *(float(draw.greedy) for draw in draws),
+    ]
+    noise, temperatures, greedy = upload(wanted, logits.device, torch.float64).view(3, -1)
+    scaled = _edit(logits, draws) / temperatures.float()[:, None]
     own = Normalised(logits)
     _filter(scaled, draws)
     _restrict(scaled, draws)
@@ -74,80 +82,118 @@ def sample(rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | 
     if any(draw.left is not None for draw in draws):
         available = _left(available, scaled, draws)
     cumulative = available.cumsum(dim=-1, dtype=torch.float64)
-    noise = torch.tensor([draw.noise for draw in draws], dtype=torch.float64, device=logits.device)
     at = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)
     drawn = at[:, 0].clamp_(max=logits.shape[1] - 1)
-    greedy = torch.tensor([draw.greedy for draw in draws], device=logits.device)
-    chosen = torch.where(greedy, available.argmax(dim=-1), drawn)[:, None]
-    tokens = chosen[:, 0].tolist()
-    owns, useds = own.logprobs(chosen)[:, 0].tolist(), used.logprobs(chosen)[:, 0].tolist()
-    most = tops(own, draws)
+    chosen = torch.where(greedy > 0, available.argmax(dim=-1), drawn)[:, None]
+    columns = [
+        (own.finite & used.finite)[:, None].double(),
+        chosen.double(),
+        own.logprobs(chosen),
+        used.logprobs(chosen),
+    ]
+    most = max((draw.sampling.logprobs for draw in draws), default=0)
+    if most:
+        columns.append(own.tops(most))
     return [
-        Drawn(TokenLogprob(tokens[row], owns[row], most.get(row, ())), useds[row])
+        Drawn(TokenLogprob(int(token), logprob, top_of(tops, draw.sampling.logprobs)), draw_logprob)
         if finite
         else None
-        for row, finite in enumerate(map(and_, own.finite(), used.finite()))
+        for (finite, token, logprob, draw_logprob, *tops), draw in zip(
+            read_back(torch.cat(columns, dim=1)), draws, strict=True
+        )
     ]
 
 
 class Normalised:
     """Logits `[rows, vocabulary]` and their softmax, which torch computes row by row: a row's
     values are the same bits whatever the number of rows. (Its logarithm of a vector is not: values
-    left over after the last full run of a vector register are rounded differently.)"""
+    left over after the last full run of a vector register are rounded differently, so that the
+    vector is padded to full runs.)"""
 
     def __init__(self, logits: torch.Tensor) -> None:
         self.logits = logits
         self.probabilities = logits.softmax(dim=-1)
         self._peak, at = logits.max(dim=-1, keepdim=True)
-        peaks = self.probabilities.gather(1, at)[:, 0].tolist()
-        self._finite = [isfinite(peak) for peak in peaks]
-        logs = [
-            log(peak) if finite else 0.0 for peak, finite in zip(peaks, self._finite, strict=True)
-        ]
-        self._log_peak = torch.tensor(logs, dtype=torch.float64, device=logits.device)[:, None]
-
-    def finite(self) -> list[bool]:
-        """By row."""
-        return self._finite
+        peaks = self.probabilities.gather(1, at)[:, 0].double()
+        self.finite = peaks.isfinite()
+        """[rows] bool"""
+        peaks = functional.pad(
+            torch.where(self.finite, peaks, 1.0), (0, -len(peaks) % VECTOR_ROWS), value=1.0
+        )
+        self._log_peak = peaks.log()[: len(logits), None]
 
     def logprobs(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Of `tokens` `[rows, n]`; exact also where the probability underflows."""
+        """Of `tokens` `[rows, n]`, in float64; exact also where the probability underflows."""
         return (self.logits.gather(1, tokens) - self._peak).double() + self._log_peak
+
+    def tops(self, most: int) -> torch.Tensor:
+        """The most likely tokens of each row, and then their logprobs: `[rows, 2 * n]` float64, n
+        of `most` or the whole vocabulary; see `top_of`."""
+        tokens = self.logits.topk(min(most, self.logits.shape[-1]), dim=-1).indices
+        return torch.cat([tokens.double(), self.logprobs(tokens)], dim=1)
+
+
+def top_of(tops: Sequence[float], count: int) -> tuple[tuple[int, float], ...]:
+    """A row of `Normalised.tops` as (token, logprob), the first `count` of them."""
+    half = len(tops) // 2
+    pairs = zip(tops[:half], tops[half:], strict=True)
+    return tuple((int(token), logprob) for token, logprob in pairs)[:count]
 
 
 def edited(logits: torch.Tensor, draw: Draw) -> torch.Tensor:
-    """A row of logits `[vocabulary]` after bias and penalties, in the order of the OpenAI and vLLM
-    samplers; the row itself where there are none."""
+    """A row of logits `[vocabulary]` after bias and penalties; the row itself where there are
+    none."""
     sampling = draw.sampling
     penalised = sampling.presence_penalty or sampling.frequency_penalty
     if not (sampling.logit_bias or sampling.repetition_penalty != 1.0 or penalised):
         return logits
-    row = logits.clone()
-    if sampling.logit_bias:
-        tokens, bias = zip(*sampling.logit_bias, strict=True)
-        row[list(tokens)] += torch.tensor(bias, device=logits.device)
-    if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(draw.history)), device=logits.device)
-        values = row[seen]
-        penalty = sampling.repetition_penalty
-        row[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    if penalised:
-        counts = Counter(draw.history[draw.prompt_length :])
-        for token, count in counts.items():
-            row[token] -= sampling.presence_penalty + sampling.frequency_penalty * count
-    return row
+    return _edit(logits[None], [draw])[0]
+
+
+def _edit(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """Logits `[rows, vocabulary]` after bias and penalties, in the order of the OpenAI and vLLM
+    samplers; the same tensor where there are none."""
+    biases: dict[int, float] = {}
+    repetitions: dict[int, float] = {}
+    penalties: dict[int, float] = {}
+    for row, draw in enumerate(draws):
+        sampling, first = draw.sampling, row * logits.shape[1]
+        for token, bias in sampling.logit_bias:
+            biases[first + token] = bias
+        if sampling.repetition_penalty != 1.0:
+            for token in set(draw.history):
+                repetitions[first + token] = sampling.repetition_penalty
+        presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
+        if presence or frequency:
+            for token, count in Counter(draw.history[draw.prompt_length :]).items():
+                penalties[first + token] = presence + frequency * count
+    if not (biases or repetitions or penalties):
+        return logits
+    after = logits.clone()
+    flat = after.view(-1)
+    if biases:
+        at, bias_of = _placed(biases, logits)
+        flat.index_copy_(0, at, flat[at] + bias_of)
+    if repetitions:
+        at, penalty = _placed(repetitions, logits)
+        values = flat[at]
+        flat.index_copy_(0, at, torch.where(values > 0, values / penalty, values * penalty))
+    if penalties:
+        at, penalty = _placed(penalties, logits)
+        flat.index_copy_(0, at, flat[at] - penalty)
+    return after
+
+
+def _placed(values: Mapping[int, float], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices `[n]` int64, and what belongs there `[n]`, in the format of `like`."""
+    at = upload(list(values), like.device)
+    return at, upload(list(values.values()), like.device, like.dtype)
 
 
 def temperature(draw: Draw) -> float:
     """What the logits are divided by; at 0 the distribution is that at 1, and its peak is taken."""
     wanted = draw.sampling.temperature
     return max(wanted, _COLDEST) if wanted else 1.0
-
-
-def _scale(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    rows = [edited(row, draw) for row, draw in zip(logits.unbind(0), draws, strict=True)]
-    temperatures = torch.tensor([temperature(draw) for draw in draws], device=logits.device)
-    return torch.stack(rows) / temperatures[:, None]
 
 
 def _filter(scaled: torch.Tensor, draws: Sequence[Draw]) -> None:
@@ -158,72 +204,70 @@ def _filter(scaled: torch.Tensor, draws: Sequence[Draw]) -> None:
         if draw.allowed is None
         and (draw.sampling.top_k or draw.sampling.top_p < 1.0 or draw.sampling.min_p > 0.0)
     ]
-    for row in rows:
-        sampling = draws[row].sampling
-        values, order = scaled[row].sort(descending=True)
-        probabilities = values.softmax(dim=-1)
-        dropped = torch.zeros_like(values, dtype=torch.bool)
-        if sampling.top_k:
-            dropped[sampling.top_k :] = True
-        if sampling.top_p < 1.0:
-            dropped |= probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
-        if sampling.min_p > 0.0:
-            dropped |= probabilities < sampling.min_p * probabilities[0]
-        dropped[0] = False
-        scaled[row, order[dropped]] = float("-inf")
+    if not rows:
+        return
+    size, device = scaled.shape[1], scaled.device
+    asked = [draws[row].sampling for row in rows]
+    numbers = [
+        *(float(sampling.top_k or size) for sampling in asked),
+        *(sampling.top_p if sampling.top_p < 1.0 else inf for sampling in asked),
+        *(sampling.min_p for sampling in asked),
+    ]
+    top_k, top_p, min_p = upload(numbers, device, torch.float64).view(3, -1, 1)
+    at = upload(rows, device)
+    values, order = scaled.index_select(0, at).sort(descending=True)
+    probabilities = values.softmax(dim=-1)
+    dropped = torch.arange(size, device=device) >= top_k.long()
+    dropped |= probabilities.cumsum(dim=-1) - probabilities >= top_p.float()
+    dropped |= probabilities < min_p.float() * probabilities[:, :1]
+    dropped[:, 0] = False
+    values.masked_fill_(dropped, float("-inf"))
+    scaled.index_copy_(0, at, torch.empty_like(values).scatter_(1, order, values))
 
 
 def _restrict(scaled: torch.Tensor, draws: Sequence[Draw]) -> None:
     """Takes all but the allowed tokens out, in place."""
+    size = scaled.shape[1]
+    rows: list[int] = []
+    allowed: list[int] = []
     for row, draw in enumerate(draws):
         if draw.allowed is not None:
-            tokens = torch.tensor(draw.allowed, device=scaled.device)
-            kept = scaled[row, tokens]
-            scaled[row] = float("-inf")
-            scaled[row, tokens] = kept
+            rows.append(row)
+            allowed.extend(row * size + token for token in draw.allowed)
+    if not rows:
+        return
+    at, tokens = upload_all([rows, allowed], scaled.device)
+    flat = scaled.view(-1)
+    kept = flat[tokens]
+    scaled.index_fill_(0, at, float("-inf"))
+    flat.index_copy_(0, tokens, kept)
 
 
 def _left(probabilities: torch.Tensor, scaled: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """The probabilities of the tokens that are left. Where those are too unlikely to be told from
     nothing, they are what there is."""
     available = probabilities.clone()
-    for row, draw in enumerate(draws):
-        if draw.left is not None:
-            tokens = torch.tensor(draw.left, device=scaled.device)
-            kept = available[row, tokens]
-            if float(kept.sum()) < _NOTHING_LEFT:
-                kept = scaled[row, tokens].softmax(dim=-1)
-            available[row] = 0.0
-            available[row, tokens] = kept
+    left = {row: draw.left for row, draw in enumerate(draws) if draw.left is not None}
+    for row, tokens in zip(left, upload_all(list(left.values()), scaled.device), strict=True):
+        kept = available[row].index_select(0, tokens)
+        alone = scaled[row].index_select(0, tokens).softmax(dim=-1)
+        kept = torch.where(kept.sum() < _NOTHING_LEFT, alone, kept)
+        available[row].zero_().index_copy_(0, tokens, kept)
     return available
 
 
 def _without_siblings(probabilities: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    rows: list[int] = []
-    tokens: list[int] = []
-    factors: list[float] = []
-    for row, draw in enumerate(draws):
-        for token, factor in draw.factors.items():
-            rows.append(row)
-            tokens.append(token)
-            factors.append(factor)
-    if not rows:
+    size = probabilities.shape[1]
+    factors = {
+        row * size + token: factor
+        for row, draw in enumerate(draws)
+        for token, factor in draw.factors.items()
+    }
+    if not factors:
         return probabilities
     available = probabilities.clone()
-    available[rows, tokens] *= torch.tensor(factors, device=probabilities.device)
+    flat = available.view(-1)
+    at, factor = _placed(factors, probabilities)
+    flat.index_copy_(0, at, flat[at] * factor)
     empty = available.sum(dim=-1, keepdim=True) < _NOTHING_LEFT
     return torch.where(empty, probabilities, available)
-
-
-def tops(own: Normalised, draws: Sequence[Draw]) -> dict[int, tuple[tuple[int, float], ...]]:
-    """The most likely tokens of the rows that asked for them."""
-    most = max((draw.sampling.logprobs for draw in draws), default=0)
-    if not most:
-        return {}
-    tokens = own.logits.topk(min(most, own.logits.shape[-1]), dim=-1).indices
-    logprobs = own.logprobs(tokens).tolist()
-    return {
-        row: tuple(zip(tokens[row].tolist(), logprobs[row], strict=True))[: draw.sampling.logprobs]
-        for row, draw in enumerate(draws)
-        if draw.sampling.logprobs
-    }

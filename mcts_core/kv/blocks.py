@@ -23,8 +23,8 @@ class BlockPool:
 
     Invariant: `free + held + cached + pinned == total`. Nobody refers to a free block or to a
     cached one; a cached one holds the beginning of a prompt and can be found by its tokens. Block
-    0 is pinned from the start: it is never given out and stays zero, and block tables are padded
-    with it.
+    0 is pinned from the start: it is never given out, and block tables are padded with it. What it
+    holds is finite and means nothing: zeros, or what the padding of captured steps wrote.
     """
 
     def __init__(self, total: int, block_size: int = 16) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from mcts_core.transfer import upload
+
 
 class KVStorage:
     """Per layer, keys `[kv_heads, slots, head_dim]` and values `[kv_heads, slots, value_dim]`.
@@ -55,8 +57,8 @@ class KVStorage:
         """Copies whole blocks, (source, destination), in every layer."""
         if not copies:
             return
-        source = torch.tensor([pair[0] for pair in copies], device=self._device)
-        target = torch.tensor([pair[1] for pair in copies], device=self._device)
+        source = upload([pair[0] for pair in copies], self._device)
+        target = upload([pair[1] for pair in copies], self._device)
         for pair in self._layers.values():
             for tensor in pair:
                 blocks = self._blocks(tensor)
@@ -64,17 +66,20 @@ class KVStorage:
 
     def zero(self, blocks: Sequence[int]) -> None:
         """Clears whole blocks in every layer."""
+        at = upload(blocks, self._device)
         for pair in self._layers.values():
             for tensor in pair:
-                self._blocks(tensor)[:, list(blocks)] = 0
+                self._blocks(tensor).index_fill_(1, at, 0)
 
     def finite(self, blocks: Sequence[int]) -> bool:
         """Whether all that stands in these blocks is finite."""
-        return all(
-            bool(self._blocks(tensor)[:, list(blocks)].isfinite().all())
+        at = upload(blocks, self._device)
+        found = [
+            self._blocks(tensor).index_select(1, at).isfinite().all()
             for pair in self._layers.values()
             for tensor in pair
-        )
+        ]
+        return not found or bool(torch.stack(found).all().cpu())
 
     def resize(self, blocks: int) -> None:
         """Room for so many blocks, empty, in all layers that were written before."""

@@ -79,3 +79,7 @@ class Decoder(Protocol):
 
     def forward(self, sequences: Sequence[Rows], storage: KVStorage, reads: Reads) -> Computed:
         """Writes the new tokens' KV to `storage`, adds to `reads` what was read there."""
+
+    def prepare(self, storage: KVStorage) -> None:
+        """Takes the memory beside KV and a forward's own that later steps keep, if there is any.
+        Comes after the first forward, and again when the pool was made anew."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mcts_core.attention import Backend
 from mcts_core.engine.resident import Head, Resident
 from mcts_core.models.decoder import Decoder
 from mcts_core.models.gate import ModelRefused, admit, probe, refusal
+from mcts_core.models.graphs import Capture, CudaRecorder
 from mcts_core.models.modules import ModuleDecoder
 from mcts_core.models.native import NativeDecoder, refusal_of
 
@@ -47,19 +49,23 @@ def load_resident(
     dtype: torch.dtype,
     device: torch.device,
     attention: Backend,
+    graph_rows: int = 0,
 ) -> Resident:
     """Safetensors only, from local files only, and no code of the checkpoint's own.
 
     `language_head` says whether tokens are drawn from the model; without, it only scores.
-    Raises `OSError` when files are missing, `CheckpointError` when weights are broken or missing,
-    `ModelRefused` when the model cannot be served.
+    `graph_rows` is the largest step that is to be captured, where backend and device allow it;
+    0: none. Raises `AttentionRefused` when the backend cannot compute the model, `OSError` when
+    files are missing, `CheckpointError` when weights are broken or missing, `ModelRefused` when
+    the model cannot be served.
     """
+    attention.check(dtype, block_size)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the server shows its own
     model = _load_model(path, name, language_head=language_head, dtype=dtype)
     model.to(device).eval().requires_grad_(False)
     admit(model, name, attention)
     resident = Resident(
-        decoder_of(model, attention, block_size),
+        decoder_of(model, attention, block_size, graph_rows=graph_rows),
         heads=heads,
         blocks=blocks,
         block_size=block_size,
@@ -74,20 +80,40 @@ def load_resident(
         parameters=parameters,
         attention=attention.name,
         decoder=resident.decoder.name,
+        cuda_graphs=_graphs(resident.decoder),
         probe=f"{difference:.1e}",
     )
     return resident
 
 
-def decoder_of(model: Any, attention: Backend, block_size: int, *, trunks: bool = True) -> Decoder:
+def decoder_of(
+    model: Any,
+    attention: Backend,
+    block_size: int,
+    *,
+    trunks: bool = True,
+    graph_rows: int = 0,
+) -> Decoder:
     """The fastest way to run an admitted model. Without `trunks` each row reads its whole context
-    by itself, shared or not, which is what a benchmark compares with."""
+    by itself, shared or not, which is what a benchmark compares with. `graph_rows`: see
+    `load_resident`."""
     if attention.library is not None:
         reason = refusal_of(model, attention.library, block_size)
         if reason is None:
             return NativeDecoder(model, attention.library, share=trunks)
         _log.info("not for the compiled kernel", reason=reason)
-    return ModuleDecoder(model, trunks=trunks)
+    device = next(model.parameters()).device
+    capture = None
+    if graph_rows and attention.tabulate is not None and device.type == "cuda":
+        capture = Capture(attention.tabulate, partial(CudaRecorder, device), graph_rows)
+    return ModuleDecoder(model, trunks=trunks, capture=capture)
+
+
+def _graphs(decoder: Decoder) -> str:
+    """What the log says of them."""
+    if not isinstance(decoder, ModuleDecoder) or decoder.graphs is None:
+        return "none"
+    return decoder.graphs.failure or f"up to {decoder.graphs.buckets[-1]} rows"
 
 
 def _load_config(path: Path, name: str, **local: Any) -> Any:

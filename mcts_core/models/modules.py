@@ -7,16 +7,12 @@ from typing import Any
 
 import torch
 
-from mcts_core.attention.interface import (
-    CHUNK_TOKENS,
-    MIN_ROWS,
-    AttentionBatch,
-    Chunk,
-    Reads,
-    Row,
-)
+from mcts_core.attention.interface import MIN_ROWS, AttentionBatch, Chunk, Reads
 from mcts_core.kv.storage import KVStorage
 from mcts_core.models.decoder import Computed, Rows
+from mcts_core.models.graphs import Capture, DecodeGraphs, Outputs
+from mcts_core.models.step import Step, lay_out
+from mcts_core.transfer import read_back, upload_all
 
 
 class ModuleDecoder:
@@ -24,14 +20,18 @@ class ModuleDecoder:
 
     name = "modules"
 
-    def __init__(self, model: Any, *, trunks: bool = True) -> None:
+    def __init__(self, model: Any, *, trunks: bool = True, capture: Capture | None = None) -> None:
         """`model` was admitted by `models.gate` and stays on its device. Without `trunks` each row
-        reads its whole context by itself."""
+        reads its whole context by itself. With `capture`, steps of single tokens run through
+        graphs."""
         self.model = model
         self._trunks = trunks
         self._device = next(model.parameters()).device
         self._language_head = model.get_output_embeddings()
         self._seen: list[torch.Tensor] = []
+        self._layers: dict[int | None, int] = {}
+        """Attention layers of each window: learnt from the first forward, which the probe makes."""
+        self.graphs = None if capture is None else DecodeGraphs(self._run, capture, self._device)
         if self._language_head is not None:
             self._language_head.register_forward_pre_hook(self._see)
 
@@ -52,71 +52,66 @@ class ModuleDecoder:
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", None) or 4096)
 
+    def prepare(self, storage: KVStorage) -> None:
+        if self.graphs is not None:
+            self.graphs.prepare(storage, self._layers)
+
     def forward(self, sequences: Sequence[Rows], storage: KVStorage, reads: Reads) -> Computed:
-        self._seen.clear()  # of a forward that failed
-        batch, inputs, positions, ends = self._lay_out(sequences, storage, reads)
-        keep = ends + [0] * (-len(ends) % MIN_ROWS or MIN_ROWS * (not ends))
-        kept = torch.tensor(keep, device=self._device)
-        if self._language_head is None:
-            output = self.model(
-                input_ids=inputs, position_ids=positions, use_cache=False, batch=batch
-            )
-            hidden = output.last_hidden_state[0].index_select(0, kept)
-            hidden = hidden[: len(ends)]
-            return Computed(hidden, None, _finite(hidden))
-        output = self.model(
-            input_ids=inputs,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=kept,
-            batch=batch,
+        """The host waits for the device once, at the end: whether all is finite must be known
+        before the KV is handed on."""
+        step = lay_out(sequences, storage.block_size)
+        outputs = None
+        if self.graphs is not None:
+            outputs = self.graphs.run(step, storage, reads, self._layers)
+        hidden, logits = outputs or self._run_once(step, storage, reads)
+        return Computed(hidden, logits, _finite(hidden))
+
+    def _run_once(self, step: Step, storage: KVStorage, reads: Reads) -> Outputs:
+        """The step without a graph."""
+        count, wanted = len(step.tokens), len(step.ends)
+        padding = [0] * (-count % MIN_ROWS)
+        keep = step.ends + [0] * (-wanted % MIN_ROWS or MIN_ROWS * (not wanted))
+        ids, positions, slots, kept, *blocks = upload_all(
+            [
+                step.tokens + padding,
+                step.positions + padding,
+                step.slots,
+                keep,
+                *(each.blocks for each in step.slices),
+            ],
+            self._device,
         )
-        hidden = self._seen.pop()[0, : len(ends)]
-        return Computed(hidden, output.logits[0, : len(ends)], _finite(hidden))
+        chunks = [
+            Chunk(each.start, each.count, table, each.context)
+            for each, table in zip(step.slices, blocks, strict=True)
+        ]
+        batch = AttentionBatch(storage, count, slots, step.rows, chunks, reads, self._trunks)
+        for window, tables in step.tables.items():
+            batch.plans[window] = tables.plan(upload_all(tables.lists(), self._device))
+        hidden, logits = self._run(batch, ids[None], positions[None], kept)
+        self._layers = batch.layers
+        return hidden[:wanted], None if logits is None else logits[:wanted]
+
+    def _run(
+        self,
+        batch: AttentionBatch,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        kept: torch.Tensor,
+    ) -> Outputs:
+        """See `models.graphs.Compute`."""
+        self._seen.clear()  # of a forward that failed
+        if self._language_head is None:
+            output = self.model(input_ids=ids, position_ids=positions, use_cache=False, batch=batch)
+            return output.last_hidden_state[0].index_select(0, kept), None
+        output = self.model(
+            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=kept, batch=batch
+        )
+        return self._seen.pop()[0], output.logits[0]
 
     def _see(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._seen.append(inputs[0])
 
-    def _lay_out(
-        self, sequences: Sequence[Rows], storage: KVStorage, reads: Reads
-    ) -> tuple[AttentionBatch, torch.Tensor, torch.Tensor, list[int]]:
-        """The batch, input ids `[1, tokens]`, positions `[1, tokens]`, and the wanted rows."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        ends: list[int] = []
-        rows: list[Row] = []
-        chunks: list[Chunk] = []
-        size = storage.block_size
-        for sequence in sequences:
-            blocks, start, count = sequence.branch.blocks, sequence.start, len(sequence.tokens)
-            first = len(tokens)
-            tokens.extend(sequence.tokens)
-            positions.extend(range(start, start + count))
-            slots.extend(sequence.branch.slots(range(start, start + count)))
-            at = start
-            tiles = sequence.tiles() if count >= CHUNK_TOKENS else ()
-            for tiled, end in (*tiles, (start + count,) * 2):
-                rows.extend(
-                    Row(first + position - start, blocks, position + 1)
-                    for position in range(at, tiled)
-                )
-                if tiled < end:
-                    table = self._tensor(blocks[: -(-end // size)])
-                    chunks.append(Chunk(first + tiled - start, end - tiled, table, tiled))
-                at = end
-            ends.extend(first + end for end in sequence.ends)
-        padding = [0] * (-len(tokens) % MIN_ROWS)
-        batch = AttentionBatch(
-            storage, len(tokens), self._tensor(slots), rows, chunks, reads, self._trunks
-        )
-        inputs = self._tensor(tokens + padding)[None]
-        return batch, inputs, self._tensor(positions + padding)[None], ends
-
-    def _tensor(self, values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, device=self._device)
-
 
 def _finite(hidden: torch.Tensor) -> list[bool]:
-    found: list[bool] = hidden.isfinite().all(dim=-1).tolist()
-    return found
+    return [bool(each) for (each,) in read_back(hidden.isfinite().all(dim=-1)[:, None])]

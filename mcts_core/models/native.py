@@ -142,6 +142,9 @@ class NativeDecoder:
         reads.attended += step.attended
         return Computed(hidden, logits, list(map(bool, finite)))
 
+    def prepare(self, storage: KVStorage) -> None:
+        """Nothing: the kernel keeps nothing between steps."""
+
     def _look_at(self, storage: KVStorage) -> None:
         """Takes note of where the KV is; a pool may be made anew."""
         if self._seen is storage and self._storage_version == storage.version:

@@ -26,6 +26,7 @@ from transformers import (
 from mcts_core.attention import CPU, Backend
 from mcts_core.engine.resident import Head, Resident
 from mcts_core.models.gate import admit
+from mcts_core.models.graphs import Capture
 from mcts_core.models.modules import ModuleDecoder
 
 VOCABULARY = 97
@@ -101,16 +102,17 @@ def seat(
     block_size: int = 4,
     heads: Any = None,
     attention: Backend = CPU,
+    capture: Capture | None = None,
 ) -> Resident:
     """The model behind our attention, with a pool of its own."""
     admit(model, "tiny", attention)
     return Resident(
-        ModuleDecoder(model),
+        ModuleDecoder(model, capture=capture),
         heads=heads or {},
         blocks=blocks,
         block_size=block_size,
         dtype=torch.float32,
-        device=torch.device("cpu"),
+        device=next(model.parameters()).device,
     )
 
 

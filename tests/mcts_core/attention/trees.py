@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -59,11 +59,12 @@ class Forest:
         block_size: int = 4,
         blocks: int = 1500,
         device: torch.device = torch.device("cpu"),  # noqa: B008
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._device = device
+        self._device, self._dtype = device, dtype
         self.shape = shape
         self.pool = BlockPool(blocks, block_size)
-        self.storage = KVStorage(blocks, block_size, torch.float32, device)
+        self.storage = KVStorage(blocks, block_size, dtype, device)
         self._generator = torch.Generator().manual_seed(3)
         slots = torch.arange(block_size, blocks * block_size, device=device)
         keys = self._random(shape.kv_heads, len(slots), shape.dim)
@@ -96,7 +97,7 @@ class Forest:
         self.storage.copy(branch.grow(count))
 
     def _random(self, *shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=self._generator).to(self._device)
+        return torch.randn(shape, generator=self._generator).to(self._device, self._dtype)
 
     def next_tokens(self, branches: Sequence[Branch], *, chunk: int = 0) -> Step:
         """The last token of each branch is the step's; after them, `chunk` last tokens of the
@@ -142,6 +143,24 @@ class Step:
         query, key, value = (tensor[:, :, columns] for tensor in (self.query, self.key, self.value))
         slots = self.slots[columns[: len(picked)]]
         return Step(self.forest, query, key, value, slots, rows, [])
+
+    def beside(self, other: Step) -> Step:
+        """Both steps as one, of the same forest."""
+        mine, theirs = len(self.slots), len(other.slots)
+        query, key, value = (
+            torch.cat([one[:, :, :mine], two[:, :, :theirs]], dim=2)
+            for one, two in (
+                (self.query, other.query),
+                (self.key, other.key),
+                (self.value, other.value),
+            )
+        )
+        rows = [Row(mine + row.index, row.blocks, row.length) for row in other.rows]
+        chunks = [replace(chunk, start=mine + chunk.start) for chunk in other.chunks]
+        slots = torch.cat([self.slots, other.slots])
+        return Step(
+            self.forest, query, key, value, slots, [*self.rows, *rows], [*self.chunks, *chunks]
+        )
 
     def attend(self, backend: Attention, reads: Reads | None = None) -> torch.Tensor:
         """`[tokens, heads, value_dim]`"""

@@ -4,17 +4,22 @@ that leaves something behind."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 
 import pytest
 import torch
 
-from mcts_core import attention
+from mcts_core.attention import Backend, choose
+from mcts_core.attention.flash import FlashAttention, tabulate
 from mcts_core.engine.pools import fit_pools, free_bytes, full_steps, step_blocks
 from mcts_core.engine.resident import Resident
 from mcts_core.kv.branch import Branch, Ledger
 from mcts_core.kv.sizing import PoolsTooSmall
-from mcts_core.models.gate import admit, probe
+from mcts_core.models.gate import probe
+from mcts_core.models.graphs import Capture, CudaRecorder
+from tests.mcts_core.attention.varlen import attend_by_definition
 from tests.mcts_core.models_zoo import make, seat
 
 CPU = torch.device("cpu")
@@ -85,14 +90,37 @@ def test_on_a_cpu_pools_take_a_share_of_the_memory_up_to_a_cap(
         fit_pools(residents, CPU, share=share / 100, **size)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_largest_captured_step_is_recorded_over_the_pool_that_is_made() -> None:
+    recorded = []
+
+    def record(compute: Callable[[], None]) -> Callable[[], None]:
+        recorded.append(resident.pool.total)
+        return compute
+
+    capture = Capture(tabulate, lambda: record, 16)
+    backend = Backend("flash", FlashAttention(attend_by_definition), tabulate=tabulate)
+    model = make("llama")
+    resident = seat(model, blocks=30, attention=backend, capture=capture)
+    probe(model, resident, "policy")
+    recorded.clear()
+    fit_pools(
+        {"policy": resident}, CPU, share=None, context=256, max_batch_rows=64, slice_tokens=32
+    )
+    assert recorded == [65_536 // 4 + 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or find_spec("triton") is None,
+    reason="needs an NVIDIA GPU and triton (extra gpu)",
+)
 def test_on_cuda_the_pools_leave_room_for_a_step() -> None:
     device = torch.device("cuda:0")
     model = make("llama").to(device)
-    admit(model, "policy", attention.CPU)
-    resident = Resident(
-        model, heads={}, blocks=30, block_size=4, dtype=torch.float32, device=device
-    )
+    backend = choose("triton", device)
+    assert backend.tabulate is not None
+    capture = Capture(backend.tabulate, partial(CudaRecorder, device), 64)
+    resident = seat(model, blocks=30, attention=backend, capture=capture)
     probe(model, resident, "policy")
     free = free_bytes(device)
     share = min(0.9, 2**30 / free)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from mcts_core.attention import CPU
 from mcts_core.engine.resident import Resident
@@ -39,6 +40,16 @@ def edit(folder: Path, **fields: Any) -> None:
 def test_a_checkpoint_becomes_a_resident(tmp_path: Path) -> None:
     make("gemma3").save_pretrained(tmp_path)
     assert load(tmp_path).decoder.vocabulary == VOCABULARY
+
+
+def test_the_log_says_how_a_model_runs(tmp_path: Path) -> None:
+    make("llama").save_pretrained(tmp_path)
+    with capture_logs() as logs:
+        load(tmp_path)
+    (entry,) = logs
+    assert entry["event"] == "model loaded"
+    told = [entry[field] for field in ("attention", "decoder", "cuda_graphs")]
+    assert told == ["cpu", "modules", "none"]
 
 
 def test_the_trunk_of_a_classifier_is_loaded_without_its_head(tmp_path: Path) -> None:
