@@ -35,6 +35,7 @@ from mcts_core.search.work import (
     TokenLogprob,
     Work,
 )
+from server import collector
 
 _POOL = 4093
 _TOKENS = 12
@@ -170,6 +171,7 @@ def main(
     size: Annotated[list[int] | None, typer.Option(help="Simulations in the tree.")] = None,
     repeat: Annotated[int, typer.Option(help="Trees that each median is of.")] = 9,
 ) -> None:
+    collector.settle()  # as the server does
     sizes = size or [10, 100, 1000, 10_000]
     table = Table("search", *(f"µs at {size:,}" for size in sizes), "a second", "last / first")
     for name, parameters in SHAPES.items():

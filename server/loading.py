@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from mcts_core.models.hub import NotFound, locate
 from mcts_core.query import Served
-from server import model
+from server import collector, model
 from server.settings import EMBEDDED, Settings, SettingsError
 
 
@@ -46,7 +46,7 @@ def _load(settings: Settings, reference: str, progress: model.Progress) -> Serve
     from mcts_core import served
 
     progress("finding the model", 0.0)
-    return served.load(
+    loaded = served.load(
         locate(reference, download=settings.download),
         name=settings.name,
         device=settings.device,
@@ -62,6 +62,8 @@ def _load(settings: Settings, reference: str, progress: model.Progress) -> Serve
         cuda_graphs=settings.cuda_graphs,
         on_progress=progress,
     )
+    collector.settle()
+    return loaded
 
 
 class LoadingLine:

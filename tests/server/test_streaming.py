@@ -155,6 +155,9 @@ def test_an_error_before_the_headers_is_a_plain_one(http: httpx.Client) -> None:
     assert response.json()["error"]["param"] == "prompt"
 
 
+UNREAD = 1_000_000
+"""Bytes: more than the sockets and the server's writer hold of an answer that nobody reads."""
+
 LONG: Body = {
     "budget": {"simulations": 300, "tokens": 100_000, "deadline_ms": 60_000},
     "stop_when": {"converged": False, "score": None},
@@ -304,23 +307,33 @@ def test_who_leaves_a_committing_search_leaves_nothing_behind(http: httpx.Client
 def test_a_reader_who_does_not_read_holds_nobody_up(
     server: Process, client: openai.OpenAI, http: httpx.Client
 ) -> None:
+    """Not others, and not his own search: it ends and gives back its place and its KV, and only the
+    answer waits for him. A search that waited for its reader would never end here: he does not
+    begin to read before that, and what he is sent is more than the sockets hold."""
+    settled(http, 60)
+    before = pools(http)
     body = json.dumps(
         endless(n=8, max_tokens=400, stream=True, search={"progress": True}, logprobs=5)
     ).encode()
     url = httpx.URL(server.url)
-    with socket.create_connection((url.host, url.port or 80)) as slow:
+    with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(120)
+        slow.connect((url.host, url.port or 80))
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         slow.sendall(head.encode() + body)
         for _ in range(3):
             client.completions.create(model="demo:greedy", prompt=PUZZLE)
-        received = b""
+        settled(http, 60)
+        assert pools(http) == before
+        received = bytearray()
         while b"data: [DONE]" not in received[-100:]:
             part = slow.recv(65536)
             assert part
             received += part
+    assert len(received) > UNREAD
+    assert received.count(b'"finish_reason":"length"') == 8
     assert b'"error"' not in received
-    settled(http)
 
 
 async def test_of_progress_that_waits_only_the_latest_is_kept() -> None:
