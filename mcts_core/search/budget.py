@@ -152,6 +152,13 @@ class Meter:
         `max_tokens`."""
         self._ceiling = max(self._ceiling, self._opened + self._max_tokens)
 
+    def blind(self, parallel: int) -> bool:
+        """Whether so many first options at once might leave too little to finish a trajectory:
+        nothing is known of their length yet."""
+        if self._budget.tokens is None or self.costs.options:
+            return False
+        return parallel * self.costs.option + self._max_tokens > self.tokens_left
+
     @property
     def used_up(self) -> bool:
         """Whether there is no room for another token."""
@@ -233,13 +240,15 @@ class Meter:
             each = work.max_tokens * self.costs.models + self.costs.beside
             self.reserve(work, ceil(min(work.draws * each, max(0.0, self.room))))
 
-    def rollout(self, longest: int, count: int, reading: int, models: int) -> int:
+    def rollout(self, tree: Tree, longest: int, count: int, reading: int, models: int) -> int:
         """The most tokens, at most `longest`, for each of `count` rollouts, before which `reading`
         tokens have to be read, and each of whose tokens goes through so many models. 0 where not
-        all can be as long as the longest so far: a completion that was cut says nothing."""
+        all can be as long as the longest so far - a completion that was cut says nothing - and
+        leave what it takes to finish a trajectory."""
         if self._budget.tokens is None:
             return longest
-        each = int(min(longest, (self.room - reading) / (count * models)))
+        room = self.room - self._kept_back(tree) - reading
+        each = int(min(longest, room / (count * models)))
         return each if each >= min(self.costs.longest_rollout or longest, longest) else 0
 
     def short(self, tree: Tree) -> StopReason | None:

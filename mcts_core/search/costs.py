@@ -17,6 +17,7 @@ class Costs:
     __slots__ = (
         "_grown",
         "_longest",
+        "_rolled",
         "beside",
         "high",
         "length",
@@ -33,6 +34,7 @@ class Costs:
         critics read an option's tokens beside the policy."""
         self._grown = 0
         self._longest = 0
+        self._rolled = 0
         self.models = 1 + readings
         """That every token of an option goes through."""
         self.options = 0
@@ -51,7 +53,8 @@ class Costs:
         self.roomy = self.length * self.models
         """Of an option of that `length`."""
         self.high = self.option
-        """Of an option as long as the longest so far."""
+        """Of an option as long as the longest so far, without rollouts: what a step costs where a
+        trajectory is to be finished."""
 
     def take(self, outcome: Outcome) -> None:
         """Counts what has grown the tree."""
@@ -64,9 +67,19 @@ class Costs:
                     self._longest = length
             self.options += len(outcome.options)
         elif isinstance(outcome, RolledOut):
+            self._rolled += outcome.spent
             self.longest_rollout = max(self.longest_rollout, len(outcome.tokens))
-        if not self.options:
-            return
+        if self.options:
+            self._average()
+
+    def end_rollouts(self) -> None:
+        """There will be no more rollouts: the means are those without them."""
+        self._grown -= self._rolled
+        self._rolled = 0
+        if self.options:
+            self._average()
+
+    def _average(self) -> None:
         mean = self.tokens / self.options
         own = mean * self.models
         each = self._grown / self.options
@@ -75,4 +88,5 @@ class Costs:
         roomy = _LENGTH_MARGIN * mean
         self.length = roomy if roomy < self._longest else float(self._longest)
         self.roomy = self.length * self.models + self.beside
-        self.high = self.option * self._longest / mean
+        plain = max(1.0, each - self._rolled / self.options)
+        self.high = plain * self._longest / mean

@@ -215,7 +215,7 @@ class Evaluation:
                 if not unread or unread <= self._meter.room:
                     yield from self.complete(node)
             elif self.rollouts and (critics := self.outcome_critics):
-                yield from self._roll_out(node, critics)
+                yield from self._roll_out(tree, node, critics)
         finally:
             self.note(tree, node)
             node.blocked = False
@@ -297,7 +297,7 @@ class Evaluation:
         self.step_critics = tuple(n for n in self.step_critics if n != critic)
         self.outcome_critics = tuple(n for n in self.outcome_critics if n != critic)
 
-    def _roll_out(self, node: Node, critics: tuple[str, ...]) -> Steps[None]:
+    def _roll_out(self, tree: Tree, node: Node, critics: tuple[str, ...]) -> Steps[None]:
         """Scores `node` by the mean outcome of fast completions; those that fail do not count.
         There are none where the budget has no room for them."""
         assert node.state is not None
@@ -305,7 +305,7 @@ class Evaluation:
         limit = min(self._rollouts.max_tokens, self._max_tokens - node.length)
         reading = self._prompt_length + node.length - self._read(node, critics)
         reading += self._unread(node, critics)
-        limit = self._meter.rollout(limit, count, reading, models)
+        limit = self._meter.rollout(tree, limit, count, reading, models)
         if not limit:
             return
         actions = self._actions_to_end(node.depth)

@@ -188,7 +188,7 @@ class Expansion:
             if grown:
                 self._drop(best)
                 return grown, None
-            if node.closed or self._meter.exhausted(tree, count):
+            if node.closed or self._meter.exhausted(tree, count) or self._meter.short(tree):
                 break
         if best is None:
             return [], landed

@@ -46,6 +46,7 @@ class Ladder:
         found = len(tree.terminals)
         self._evaluation.rollouts = False
         self._meter.settled = True
+        self._meter.costs.end_rollouts()
         if not tree.terminals:
             self._meter.finish()
         self._expansion.transpositions.forget()  # a rung grows its own frontier only

@@ -94,7 +94,8 @@ class TreeSearch(ABC):
     @property
     def parallel(self) -> int:
         """Most generators in flight."""
-        return 1 if self.hurried else self._task.parameters.parallel
+        most = self._task.parameters.parallel
+        return 1 if self.hurried or self._meter.blind(most) else most
 
     @property
     def hurried(self) -> bool:
