@@ -156,7 +156,7 @@ def test_an_error_before_the_headers_is_a_plain_one(http: httpx.Client) -> None:
 
 
 UNREAD = 1_000_000
-"""Bytes: more than the sockets and the server's writer hold of an answer that nobody reads."""
+"""Bytes that wait for the reader, in the server and in the sockets, which may take a few MB."""
 
 LONG: Body = {
     "budget": {"simulations": 300, "tokens": 100_000, "deadline_ms": 60_000},
@@ -308,8 +308,7 @@ def test_a_reader_who_does_not_read_holds_nobody_up(
     server: Process, client: openai.OpenAI, http: httpx.Client
 ) -> None:
     """Not others, and not his own search: it ends and gives back its place and its KV, and only the
-    answer waits for him. A search that waited for its reader would never end here: he does not
-    begin to read before that, and what he is sent is more than the sockets hold."""
+    answer waits for him: he does not begin to read before that."""
     settled(http, 60)
     before = pools(http)
     body = json.dumps(
