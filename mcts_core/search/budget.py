@@ -11,8 +11,9 @@ from mcts_core.search.search import StopReason
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Extend, Failed, Opened, Option, Outcome, Work
 
-_TIME_MARGIN = 1.5
-"""Finishing is given this much more time than it is expected to take."""
+_MARGIN = 1.5
+"""Finishing is given this much more time than it is expected to take; and, where options are in
+flight whose lengths nobody knows, this many more tokens."""
 
 
 class Meter:
@@ -31,6 +32,7 @@ class Meter:
         "_clock",
         "_deadline",
         "_ladder",
+        "_margin",
         "_max_depth",
         "_max_tokens",
         "_opened",
@@ -63,6 +65,7 @@ class Meter:
         self._ceiling = inf if self._budget.tokens is None else self._budget.tokens
         self.costs = Costs(longest, readings)
         self._ladder = bool(parameters.fallback)
+        self._margin = _MARGIN if parameters.parallel > 1 else 1.0
         self._reservations: dict[int, int] = {}
         self._reserved = 0
         self._opened = 0
@@ -266,7 +269,7 @@ class Meter:
         if self._deadline is None or tree.finished:
             return False
         left = self._deadline - self._clock()
-        return left <= _TIME_MARGIN * self._seconds_left(tree, tree.root)
+        return left <= _MARGIN * self._seconds_left(tree, tree.root)
 
     def finishing(self, tree: Tree, node: Node) -> StopReason | None:
         """The limit that one more trajectory through `node` might break."""
@@ -307,7 +310,7 @@ class Meter:
         nothing where the request allows no ladder to spend them."""
         if tree.finished or not (self.costs.options and self._ladder):
             return 0.0
-        return self._finishing_cost(tree, tree.root)
+        return self._margin * self._finishing_cost(tree, tree.root)
 
     def _seconds_left(self, tree: Tree, node: Node) -> float:
         """To the end of a trajectory through `node`, at the pace that was seen last. Before the

@@ -254,6 +254,28 @@ def test_room_is_left_to_finish_while_there_is_no_terminal(tokens: int) -> None:
     assert result.stop_reason == "tokens"
 
 
+@pytest.mark.parametrize("parallel", [1, 4, 16, 40])
+@pytest.mark.parametrize("rollouts", [0, 1])
+@pytest.mark.parametrize("tokens", [150, 200, 300])
+def test_whatever_is_in_flight_leaves_room_to_finish(
+    tokens: int, rollouts: int, parallel: int
+) -> None:
+    """First options at once, redraws of what has merged, and rollouts could take it all. A path
+    takes about 30 tokens, the prompt 16."""
+    world = World(critic_noise=0.5)
+    parameters = SearchParameters(
+        critics=VALUE,
+        budget=Budget(tokens=tokens),
+        stop_when=ON,
+        rollouts=Rollouts(count=rollouts),
+        width=Width(rule="progressive", root=(4, 40), inner=(1, 8)),
+        parallel=parallel,
+    )
+    result = solve(world, parameters, max_tokens=60)
+    assert world.spent <= tokens
+    assert result.trajectories[0].finish_reason == "stop"
+
+
 def in_steps(
     method: str, steps: float, **fields: object
 ) -> tuple[SearchResult | SearchFailed, Tree | None]:
