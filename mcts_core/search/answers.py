@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from fractions import Fraction
 from importlib import import_module
 from math import prod
 from typing import Any
 
 import regex
 
+from mcts_core.search.quantity import Quantity, quantity
+
 _ANSWER = regex.compile(
     r"^[\s*#>]*(?:final |the )?answer(?: is)?\s*[:：]\**(.*)$", regex.I | regex.M
 )
-_NUMBER = regex.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,15})?(?:\.\d{1,15})?")
-_RATIO = regex.compile(r"([-+]?)\\[dt]?frac\{(\d{1,15})\}\{(\d{1,15})\}")
+_WORDS = regex.compile(r"\\(?:text|textrm|mathrm|mbox)\{([^{}]*)\}")
 _SET = regex.compile(r"[A-Za-z]\s*=(.*)")
 _COMMAND = regex.compile(r"\\(?:[dt]?frac|sqrt|pi|cdot|times|div|left|right|pm|infty)(?![A-Za-z])")
 _POWER = regex.compile(r"(?:\^|\*\*)\s*\{?\s*-?(\d{1,2})?(?!\d)")
@@ -46,8 +46,8 @@ def extract(text: str) -> str:
 class Comparison:
     r"""Whether answers are the same; one for each search, which it may cost only so much.
 
-    First by text, white space aside where it separates no words. Then numbers (1,000; 0.5; 1/2;
-    \frac{1}{2}; 50%) by value.
+    First by text, white space aside where it separates no words, and `\text{}` around all of it.
+    Then numbers (1,000; 0.5; 1/2; \frac{1}{2}; 50%; 6 \text{ cm}) by value and unit.
     What else looks like a formula is left to math-verify; `x = 5` counts as 5, but any other
     equation or sentence is compared by its text alone: math-verify would only look at the last
     number in it.
@@ -61,16 +61,16 @@ class Comparison:
 
     def __init__(self) -> None:
         self._left = _MOST
-        self._numbers: dict[str, Fraction | None] = {}
+        self._numbers: dict[str, Quantity | None] = {}
         self._formulas: dict[str, Any] = {}
 
     def same(self, one: str, other: str) -> bool:
         one, other = _value(one), _value(other)
         if _packed(one) == _packed(other):
             return True
-        numbers = self._number(one), self._number(other)
-        if None not in numbers:
-            return numbers[0] == numbers[1]
+        number, another = self._number(one), self._number(other)
+        if number is not None and another is not None:
+            return number.same(another)
         if not (self._left and _tame(one) and _tame(other)):
             return False
         self._left -= 1
@@ -84,9 +84,9 @@ class Comparison:
         except Exception:  # whatever a parser of free text stumbles over: not the same
             return False
 
-    def _number(self, text: str) -> Fraction | None:
+    def _number(self, text: str) -> Quantity | None:
         if text not in self._numbers:
-            self._numbers[text] = _number(text)
+            self._numbers[text] = quantity(text)
         return self._numbers[text]
 
     def _formula(self, library: Any, text: str) -> Any:
@@ -121,31 +121,13 @@ def _bare(text: str) -> str:
 
 def _value(text: str) -> str:
     named = _SET.fullmatch(text)
-    return named[1].strip() if named is not None else text
+    text = named[1].strip() if named is not None else text
+    worded = _WORDS.fullmatch(text)
+    return worded[1].strip() if worded is not None else text
 
 
 def _packed(text: str) -> str:
     return _SPACE.sub("", " ".join(text.split()))
-
-
-def _number(text: str) -> Fraction | None:
-    text = text.strip()
-    percent = text.endswith("%")
-    if percent:
-        text = text[:-1].removesuffix("\\").strip()
-    ratio = _RATIO.fullmatch(text)
-    over, slash, under = (ratio[1] + ratio[2], "/", ratio[3]) if ratio else text.partition("/")
-    top, bottom = _decimal(over), _decimal(under) if slash else Fraction(1)
-    if top is None or not bottom:
-        return None
-    return top / bottom / (100 if percent else 1)
-
-
-def _decimal(text: str) -> Fraction | None:
-    text = text.strip()
-    if not _NUMBER.fullmatch(text) or not any(map(str.isdigit, text)) or not text.isascii():
-        return None
-    return Fraction(text.replace(",", ""))
 
 
 def _tame(text: str) -> bool:

@@ -39,6 +39,8 @@ def test_the_answer_is_the_last_one_that_the_text_gives(text: str, answer: str) 
         ("x = 5", "5.0"),
         ("\\sqrt{8}", "2\\sqrt{2}"),
         ("2^3", "8"),
+        ("100\\text{ square units}", "100"),
+        ("\\text{Tuesday}", "Tuesday"),
     ],
 )
 def test_the_same_answer_in_other_words_is_the_same(one: str, other: str) -> None:
