@@ -15,6 +15,7 @@ from mcts_core.attention import Backend
 from mcts_core.engine.resident import Resident
 from mcts_core.kv.branch import Branch, Ledger
 from mcts_core.models.decoder import Rows
+from mcts_core.models.experts import own_experts, use_tiles
 
 _SERVED_LAYERS = {"full_attention", "sliding_attention"}
 _BATCH_ROPES = {"dynamic", "longrope"}
@@ -27,7 +28,8 @@ class ModelRefused(ValueError):
 
 
 def admit(model: Any, name: str, attention: Backend) -> None:
-    """Checks a model's configuration and switches it to this attention. Raises `ModelRefused`."""
+    """Checks a model's configuration and switches it to this attention, and a mixture on a CPU to
+    experts that compute full tiles. Raises `ModelRefused`."""
     config = model.config.get_text_config()
     if getattr(model, "_is_stateful", False):
         raise ModelRefused(refusal(name, "it keeps a recurrent state, which cannot be forked"))
@@ -57,6 +59,7 @@ def admit(model: Any, name: str, attention: Backend) -> None:
         raise ModelRefused(refusal(name, f"it takes no attention but its own ({error})")) from None
     if config._attn_implementation != attention.implementation:
         raise ModelRefused(refusal(name, "it takes no attention but its own"))
+    use_tiles(model)
 
 
 @torch.inference_mode()
@@ -73,7 +76,8 @@ def probe(model: Any, resident: Resident, name: str) -> float:
     ours = config._attn_implementation
     model.set_attn_implementation("eager")
     device = next(model.parameters()).device
-    output = model(input_ids=torch.tensor([tokens], device=device), use_cache=False)
+    with own_experts(model):
+        output = model(input_ids=torch.tensor([tokens], device=device), use_cache=False)
     expected = output.logits[0] if hasattr(output, "logits") else output.last_hidden_state[0]
     model.set_attn_implementation(ours)
     ledger = Ledger()

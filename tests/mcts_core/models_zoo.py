@@ -43,7 +43,7 @@ COMMON: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_MIXTURE = {"num_experts_per_tok": 1, "moe_intermediate_size": 16}
+_MIXTURE = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _WINDOW = {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
@@ -57,7 +57,7 @@ FAMILIES: dict[str, Any] = {
     "phi3": Phi3Config(**COMMON),
     "olmo2": Olmo2Config(**COMMON),
     "gpt-oss-sinks": GptOssConfig(
-        **COMMON, **_WINDOW, head_dim=16, num_local_experts=2, num_experts_per_tok=1
+        **COMMON, **_WINDOW, head_dim=16, num_local_experts=4, num_experts_per_tok=2
     ),
     "deepseek-v3-mla": DeepseekV3Config(  # values are narrower than keys
         **{**COMMON, **_MIXTURE, "num_key_value_heads": 4},
@@ -69,8 +69,6 @@ FAMILIES: dict[str, Any] = {
         vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256, eos_token_id=2
     ),
 }
-MIXTURES = {"gpt-oss-sinks", "deepseek-v3-mla"}
-"""Families whose tokens are sent to experts."""
 CLASSIFIERS: dict[str, Any] = {
     "qwen2-token-classification": AutoModelForTokenClassification,
     "qwen2-sequence-classification": AutoModelForSequenceClassification,

@@ -13,7 +13,7 @@ from mcts_core.attention.interface import CHUNK_TOKENS
 from mcts_core.engine.resident import Resident
 from mcts_core.kv.branch import Branch, Copies, Ledger
 from mcts_core.models.decoder import Rows
-from tests.mcts_core.models_zoo import CLASSIFIERS, FAMILIES, MIXTURES, VOCABULARY, make, seat
+from tests.mcts_core.models_zoo import CLASSIFIERS, FAMILIES, VOCABULARY, make, seat
 
 GARBAGE = 1e4
 
@@ -171,11 +171,7 @@ def test_a_tree_over_a_long_prompt_gives_the_logits_of_full_forwards_and_bits_of
         assert torch.allclose(logits, full(model, prompt + twigs[n])[-1], atol=1e-5)
     for order in ([0], [19], [3, 17], [7, 2, 11, 5, 13, 8, 1, 16, 10]):
         for n, logits in decode(order).items():
-            # An expert multiplies just the rows that are routed to it: any number of them.
-            if family in MIXTURES:
-                assert torch.allclose(logits, together[n], atol=1e-6)
-            else:
-                assert torch.equal(logits, together[n])
+            assert torch.equal(logits, together[n])
 
 
 def test_a_long_prompt_in_slices_is_the_same_as_at_once() -> None:
@@ -202,8 +198,7 @@ def test_scrubbing_a_branch_keeps_its_bad_values_from_the_next_owner() -> None:
     assert torch.allclose(found[0], full(model, [8, 9])[-1], atol=1e-5)
 
 
-# How many rows an expert of a mixture computes together is another matter, and rounds differently.
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in MIXTURES])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_prompt_begun_at_the_end_of_any_tile_is_the_same_bits_as_at_once(family: str) -> None:
     """What a later prompt finds in the cache was computed in another prompt's slices."""
     resident = seat(make(family), blocks=400)
