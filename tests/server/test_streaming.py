@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from server.generation import Piece
 from server.streaming import Feed
 from tests.server.conftest import PUZZLE, Body, Process, check_search, endless, without_times
 from tests.server.test_cancellation import pools, settled
+from tests.server.test_metrics import scrape, value
 
 
 def events(http: httpx.Client, path: str, body: Body) -> tuple[list[Body], list[str]]:
@@ -155,12 +157,23 @@ def test_an_error_before_the_headers_is_a_plain_one(http: httpx.Client) -> None:
     assert response.json()["error"]["param"] == "prompt"
 
 
-UNREAD = 1_000_000
-"""Bytes that wait for the reader, in the server and in the sockets, which may take a few MB."""
+WRITE_BUFFERS = Path("/proc/sys/net/ipv4/tcp_wmem")
+"""Least, usual and largest bytes that wait in a socket to be sent."""
 
 LONG: Body = {
     "budget": {"simulations": 300, "tokens": 100_000, "deadline_ms": 60_000},
     "stop_when": {"converged": False, "score": None},
+}
+
+BEAM: Body = {
+    "model": "demo",
+    "prompt": PUZZLE,
+    "seed": 5,
+    "search": {
+        **LONG,
+        **{"method": "beam", "commit": True, "width": {"beam": 1}, "include": ["tree"]},
+        "step": {"until": {"tokens": 2}},
+    },
 }
 
 
@@ -233,26 +246,35 @@ def test_committed_steps_join_to_the_whole_text(
     assert final["score"] is not None
 
 
-def test_a_beams_steps_are_sent_before_it_ends(http: httpx.Client) -> None:
+def test_a_beam_commits_each_of_its_steps(http: httpx.Client) -> None:
     """A beam of one draws nothing beside its one state: each step is settled as it is chosen."""
-    width = {"beam": 1}
-    search = {**LONG, "method": "beam", "commit": True, "width": width, "include": ["tree"]}
-    search["step"] = {"until": {"tokens": 2}}
-    body = {"model": "demo", "prompt": PUZZLE, "seed": 5, "max_tokens": 100, "search": search}
-    sent: list[tuple[float, str]] = []
-    with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
-        for line in response.iter_lines():
-            if line.startswith("data: {"):
-                chunk = json.loads(line.removeprefix("data: "))
-                sent.append((time.monotonic(), chunk["choices"][0]["text"]))
+    body = {**BEAM, "max_tokens": 100}
+    chunks, _ = events(http, "/v1/completions", body)
     whole = http.post("/v1/completions", json=body).json()
-    assert "".join(text for _, text in sent) == whole["choices"][0]["text"]
+    sent = [chunk["choices"][0]["text"] for chunk in chunks]
+    assert "".join(sent) == whole["choices"][0]["text"]
     nodes = whole["search"]["tree"]
     depth = max(node["depth"] for node in nodes)
-    assert len(sent) >= depth - 1, "a chunk for each step"
     steps = [node["text"] for node in nodes if node["parent"] is not None]
-    assert [text for _, text in sent[: depth - 1]] == steps[: depth - 1]
-    assert sent[-1][0] - sent[0][0] > 0.005, "while the search goes on"
+    assert sent[: depth - 1] == steps[: depth - 1], "a chunk for each step"
+
+
+def test_a_step_is_sent_while_the_search_goes_on(http: httpx.Client) -> None:
+    """Who leaves at the first step leaves a search that has not ended: it is not counted as one."""
+    settled(http)
+    before = scrape(http)
+    body = {**BEAM, "max_tokens": 1000, "logit_bias": {"1": -100}, "stream": True}
+    with http.stream("POST", "/v1/completions", json=body) as response:
+        first = next(line for line in response.iter_lines() if line.startswith("data: {"))
+    settled(http)
+    after = scrape(http)
+    assert json.loads(first.removeprefix("data: "))["choices"][0]["text"]
+
+    def grown(name: str, **labels: str) -> float:
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    assert grown("mcts_search_cancellations_total", reason="client_disconnect") == 1
+    assert grown("mcts_search_duration_seconds_count") == 0
 
 
 def test_committed_logprobs_are_the_whole_ones(http: httpx.Client) -> None:
@@ -308,29 +330,34 @@ def test_a_reader_who_does_not_read_holds_nobody_up(
     server: Process, client: openai.OpenAI, http: httpx.Client
 ) -> None:
     """Not others, and not his own search: it ends and gives back its place and its KV, and only the
-    answer waits for him: he does not begin to read before that."""
+    answer waits for him: he does not begin to read before that. The answer is more than the sockets
+    on its way can hold, so that a search that waited for him would not have ended."""
     settled(http, 60)
     before = pools(http)
-    body = json.dumps(
-        endless(n=8, max_tokens=400, stream=True, search={"progress": True}, logprobs=5)
-    ).encode()
+    fields = endless(n=8, max_tokens=400, stream=True, logprobs=True, top_logprobs=20)
+    fields["messages"] = [{"role": "user", "content": fields.pop("prompt")}]
+    body = json.dumps({**fields, "search": {"progress": True}}).encode()
     url = httpx.URL(server.url)
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.settimeout(120)
         slow.connect((url.host, url.port or 80))
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
         slow.sendall(head.encode() + body)
         for _ in range(3):
             client.completions.create(model="demo:greedy", prompt=PUZZLE)
         settled(http, 60)
         assert pools(http) == before
+        held = int(WRITE_BUFFERS.read_text().split()[-1])
+        held += slow.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         received = bytearray()
         while b"data: [DONE]" not in received[-100:]:
             part = slow.recv(65536)
             assert part
             received += part
-    assert len(received) > UNREAD
+    assert len(received) > held
     assert received.count(b'"finish_reason":"length"') == 8
     assert b'"error"' not in received
 
