@@ -21,12 +21,14 @@ from transformers import LlamaForCausalLM
 from critics.head import Head
 from demo.batches import Encoder
 from demo.corpus import Corpus, Mixture
+from demo.optimizer import Optimizers
+from demo.plan import Plan
 from demo.schedule import schedule
 from demo.supply import supply
 from demo.tokenizer import build_tokenizer
 from demo.traces import Trace, padded
 from demo.train_critics import first_step_weight
-from demo.train_policy import Optimizers, Plan, losses
+from demo.train_policy import Trunk, losses, trunk_of
 
 _log = logging.getLogger(__name__)
 Kind = Literal["value", "prm", "orm"]
@@ -94,12 +96,10 @@ def readings(
         yield from made
 
 
-def critics_losses(
-    model: LlamaForCausalLM, heads: Mapping[Kind, Head], batch: Reading
-) -> dict[Kind, Tensor]:
+def critics_losses(trunk: Trunk, heads: Mapping[Kind, Head], batch: Reading) -> dict[Kind, Tensor]:
     """Each critic's mean cross-entropy; the ORM is asked at ends only."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        hidden = trunk(input_ids=batch.ids, use_cache=False).last_hidden_state
     hidden = hidden.flatten(0, 1)[batch.at]
     weights = first_step_weight(batch.depth)
     ends = batch.depth == -1
@@ -132,6 +132,7 @@ def train_jointly(
     optimizers = Optimizers(model, list(parameters), plan.policy)
     model.set_attn_implementation("eager")  # on a CPU, faster backward than the fused kernel
     model.train()
+    trunk = trunk_of(model, plan.policy)
     started, step = time.monotonic(), 0
     while True:
         spent = (time.monotonic() - started) / 60
@@ -144,10 +145,10 @@ def train_jointly(
         judged = max(1, sum(len(batch.judged_at) for batch in group))
         total = 0.0
         for batch in group:
-            words, judge = losses(model, heads["prm"], batch, model.lm_head)
+            words, judge = losses(trunk, heads["prm"], batch, model.lm_head)
             torch.autograd.backward(words / targets + plan.policy.judge_weight * judge / judged)
             total += words.item() / targets
-        own = critics_losses(model, heads, next(reading))
+        own = critics_losses(trunk, heads, next(reading))
         torch.autograd.backward(
             torch.stack([plan.weights[kind] * loss for kind, loss in own.items()]).sum()
         )

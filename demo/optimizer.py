@@ -4,7 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from demo.plan import Plan
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
@@ -48,3 +50,24 @@ class Muon(torch.optim.Optimizer):
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 torch._foreach_mul_(alike, 1 - group["lr"] * group["decay"])
                 torch._foreach_add_(alike, list(update.unbind()), alpha=-group["lr"] * scale)
+
+
+class Optimizers:
+    """Muon for the matrices of the layers, AdamW for all else; one shared schedule."""
+
+    def __init__(self, trunk: nn.Module, others: list[Tensor], plan: Plan) -> None:
+        matrices = [p for p in trunk.parameters() if p.ndim == 2 and p.shape[0] < 2000]
+        rest = [p for p in trunk.parameters() if p.ndim != 2 or p.shape[0] >= 2000]
+        self._both: tuple[torch.optim.Optimizer, ...] = (
+            Muon(matrices, lr=plan.muon_rate),
+            torch.optim.AdamW([*rest, *others], lr=plan.adam_rate, betas=(0.9, 0.98)),
+        )
+        self._rates = (plan.muon_rate, plan.adam_rate)
+
+    def step(self, scale: float) -> None:
+        """Apply the gradients with `scale` times the peak rates, and clear them."""
+        for optimizer, rate in zip(self._both, self._rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)

@@ -22,9 +22,11 @@ from critics.head import Head, card_of, load_head, save_head
 from demo.average import average
 from demo.card import figures, write_card
 from demo.corpus import Corpus, Mixture, Part, multisets
+from demo.deepen import deepen
 from demo.join import Kind, train_jointly
 from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy, outcome_figures, scores_of
+from demo.plan import Plan
 from demo.puzzle import Puzzle, reachable, test_puzzles
 from demo.refine import refine_policy
 from demo.searched import searched_traces
@@ -39,7 +41,7 @@ from demo.traces import (
     trace_of_sample,
 )
 from demo.train_critics import fit_head
-from demo.train_policy import Plan, Size, save_policy, train_policy
+from demo.train_policy import Size, save_policy, train_policy
 
 _log = logging.getLogger(__name__)
 _KINDS: tuple[Kind, ...] = ("value", "prm", "orm")
@@ -181,7 +183,7 @@ class Recipe:
         """The policy and its critics, trained together; after the last round, the mean that
         ships."""
         plan, folder = self._settings.rounds[number - 1], self._start(number)
-        model = load_model(folder / "policy")
+        model = deepen(load_model(folder / "policy"), plan.deepen)
         heads = {kind: load_head(folder / kind)[0] for kind in _KINDS}
         sources = [(share, self._traces(name)) for name, share in plan.shares.items()]
         seed = self._seed + 200 + number

@@ -11,10 +11,11 @@ from critics.head import card_of, load_head, save_head
 from demo.corpus import Corpus, Mixture, Sample
 from demo.judge import judge
 from demo.load import load_model, load_tokenizer
+from demo.plan import Plan
 from demo.puzzle import Puzzle
 from demo.sampler import sample
 from demo.tokenizer import EOS_ID
-from demo.train_policy import Plan, save_policy, train
+from demo.train_policy import save_policy, train
 
 _MIXTURE = Mixture(three_numbers=0.05, target_24=0.6)
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from demo.corpus import Mixture
 from demo.join import Joint
+from demo.plan import Plan
 from demo.train_critics import HeadPlan
-from demo.train_policy import POLICY, ROLLOUT, Plan, Size
+from demo.train_policy import POLICY, ROLLOUT, Size
 from mcts_core.search.parameters import Budget, SearchParameters, Width
 
 
@@ -28,6 +29,8 @@ class Round:
     """What the critics learn from: traces by name; those of round n's searches are `search_n`."""
     start: Mapping[int, float] = field(default_factory=dict)
     """Shares of earlier rounds' weights, whose mean it starts from; empty: the round before."""
+    deepen: tuple[int, ...] = ()
+    """Layers after which the policy gets one more before it is trained."""
 
 
 _SOLVED = Mixture(three_numbers=0.05, target_24=0.6, wide=0.4)

@@ -1,14 +1,60 @@
-"""Training batches that a second process makes while the first one trains."""
+"""Training batches, made by a second process while the first one trains."""
 
+import re
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from demo.batches import Batch, Encoder
-from demo.train_policy import Plan, Source, batches
+from demo.corpus import Sample
+from demo.plan import Plan
 
 _AHEAD = 16
+_FRACTION = re.compile(r"\d/\d")
+
+
+class Source(Protocol):
+    """Where training samples come from; `Corpus` is one."""
+
+    def solution(self) -> Sample:
+        """A right trajectory, for the next-token loss."""
+        ...
+
+    def walk(self) -> Sample:
+        """A labelled trajectory, for the process-reward loss."""
+        ...
+
+    def first_step(self) -> Sample:
+        """A labelled trajectory of one step."""
+        ...
+
+    def dead_end(self) -> Sample:
+        """True steps that need not win, for both losses."""
+        ...
+
+
+def batches(corpus: Source, encoder: Encoder, plan: Plan) -> Iterator[tuple[Batch, ...]]:
+    """Per step: a batch of whole trajectories, one of openings (prompt and first step).
+
+    Trajectories with fractions are longer; they wait until they fill a batch of their own."""
+    waiting: list[Sample] = []
+    makers = [corpus.solution] * plan.solutions + [corpus.walk] * plan.walks
+    makers += [corpus.dead_end] * plan.dead_ends
+    while True:
+        rows: list[Sample] = []
+        for make in makers:
+            while _FRACTION.search((sample := make()).text):
+                waiting.append(sample)
+            rows.append(sample)
+        openings = [corpus.solution().first(1) for _ in range(plan.openings)]
+        openings += [corpus.first_step() for _ in range(plan.first_steps)]
+        group = [encoder.encode(rows), encoder.encode(openings)]
+        if len(waiting) >= len(makers):
+            group.append(encoder.encode(waiting))
+            waiting = []
+        yield tuple(group)
 
 
 class _Batches(IterableDataset[tuple[Batch, ...]]):
@@ -21,7 +67,7 @@ class _Batches(IterableDataset[tuple[Batch, ...]]):
 
 
 def supply(source: Source, encoder: Encoder, plan: Plan) -> Iterator[tuple[Batch, ...]]:
-    """What `train_policy.batches` yields, the same batches in the same order; up to 16 steps of
+    """What `batches` yields, the same batches in the same order; up to 16 steps of
     them are made ahead."""
     made = _Batches(source, encoder, plan)
     return iter(DataLoader(made, batch_size=None, num_workers=1, prefetch_factor=_AHEAD))

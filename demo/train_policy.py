@@ -6,12 +6,11 @@ tell which states can still succeed.
 """
 
 import logging
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +19,14 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from critics.head import Head, card_of, save_head
 from demo.batches import Batch, Encoder
-from demo.corpus import Corpus, Sample
-from demo.optimizer import Muon
+from demo.corpus import Corpus
+from demo.optimizer import Optimizers
+from demo.plan import Plan
 from demo.schedule import schedule
+from demo.supply import Source, supply
 from demo.tokenizer import EOS_ID, PAD_ID, PADDED_VOCAB_SIZE, build_tokenizer, save_tokenizer
 
 _log = logging.getLogger(__name__)
-_FRACTION = re.compile(r"\d/\d")
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,6 @@ class Size:
 
 POLICY = Size(hidden=192, layers=5, heads=6, kv_heads=3, inner=512)
 ROLLOUT = Size(hidden=96, layers=2, heads=3, kv_heads=3, inner=256)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and on what to train; whichever of `steps` and `minutes` is spent first ends it."""
-
-    steps: int = 6000
-    minutes: float = 48.0
-    solutions: int = 56
-    openings: int = 64
-    walks: int = 20
-    first_steps: int = 48
-    dead_ends: int = 0
-    muon_rate: float = 0.02
-    adam_rate: float = 2e-3
-    judge_weight: float = 0.5
-    save_every_minutes: float = 10.0
 
 
 def build_model(size: Size, seed: int) -> LlamaForCausalLM:
@@ -81,69 +64,6 @@ def build_model(size: Size, seed: int) -> LlamaForCausalLM:
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("eager")  # on a CPU, faster backward than the fused kernel
     return model
-
-
-class Source(Protocol):
-    """Where training samples come from; `Corpus` is one."""
-
-    def solution(self) -> Sample:
-        """A right trajectory, for the next-token loss."""
-        ...
-
-    def walk(self) -> Sample:
-        """A labelled trajectory, for the process-reward loss."""
-        ...
-
-    def first_step(self) -> Sample:
-        """A labelled trajectory of one step."""
-        ...
-
-    def dead_end(self) -> Sample:
-        """True steps that need not win, for both losses."""
-        ...
-
-
-class Optimizers:
-    """Muon for the matrices of the layers, AdamW for all else; one shared schedule."""
-
-    def __init__(self, trunk: nn.Module, others: list[Tensor], plan: Plan) -> None:
-        matrices = [p for p in trunk.parameters() if p.ndim == 2 and p.shape[0] < 2000]
-        rest = [p for p in trunk.parameters() if p.ndim != 2 or p.shape[0] >= 2000]
-        self._both: tuple[torch.optim.Optimizer, ...] = (
-            Muon(matrices, lr=plan.muon_rate),
-            torch.optim.AdamW([*rest, *others], lr=plan.adam_rate, betas=(0.9, 0.98)),
-        )
-        self._rates = (plan.muon_rate, plan.adam_rate)
-
-    def step(self, scale: float) -> None:
-        """Apply the gradients with `scale` times the peak rates, and clear them."""
-        for optimizer, rate in zip(self._both, self._rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * scale
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-
-def batches(corpus: Source, encoder: Encoder, plan: Plan) -> Iterator[tuple[Batch, ...]]:
-    """Per step: a batch of whole trajectories, one of openings (prompt and first step).
-
-    Trajectories with fractions are longer; they wait until they fill a batch of their own."""
-    waiting: list[Sample] = []
-    makers = [corpus.solution] * plan.solutions + [corpus.walk] * plan.walks
-    makers += [corpus.dead_end] * plan.dead_ends
-    while True:
-        rows: list[Sample] = []
-        for make in makers:
-            while _FRACTION.search((sample := make()).text):
-                waiting.append(sample)
-            rows.append(sample)
-        openings = [corpus.solution().first(1) for _ in range(plan.openings)]
-        openings += [corpus.first_step() for _ in range(plan.first_steps)]
-        group = [encoder.encode(rows), encoder.encode(openings)]
-        if len(waiting) >= len(makers):
-            group.append(encoder.encode(waiting))
-            waiting = []
-        yield tuple(group)
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
@@ -171,13 +91,24 @@ def soft_cross_entropy(logits: Tensor, ids: Tensor, shares: Tensor) -> Tensor:
     return loss
 
 
+Trunk = Callable[..., Any]
+"""Runs a model's layers: ids -> an output with `last_hidden_state`."""
+
+
+def trunk_of(model: LlamaForCausalLM, plan: Plan) -> Trunk:
+    """The layers of `model`, for training: most of an uncompiled step goes into passing over
+    memory between its small matrix products."""
+    trunk: Trunk = torch.compile(model.model, dynamic=True) if plan.compiled else model.model
+    return trunk
+
+
 def losses(
-    model: LlamaForCausalLM, head: Head, batch: Batch, logits_of: Callable[[Tensor], Tensor]
+    trunk: Trunk, head: Head, batch: Batch, logits_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Sums over a batch: next-token cross-entropy and process-reward cross-entropy (the first
     step's weighs twice)."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        hidden = trunk(input_ids=batch.ids, use_cache=False).last_hidden_state
         flat = hidden.flatten(0, 1)  # [rows * length, hidden]
         logits = logits_of(flat[batch.at])
     scores = head.logits(flat[batch.judged_at])
@@ -196,8 +127,7 @@ def train(
     save: Callable[[str], None],
 ) -> int:
     """Train `model` and the process-reward `head` in place; returns the steps taken."""
-    encoder = Encoder(build_tokenizer())
-    stream = batches(source, encoder, plan)
+    stream, trunk = supply(source, Encoder(build_tokenizer()), plan), trunk_of(model, plan)
     optimizers = Optimizers(model, list(head.parameters()), plan)
     started = saved = time.monotonic()
     step, tokens = 0, 0
@@ -213,7 +143,7 @@ def train(
         judged = max(1, sum(len(batch.judged_at) for batch in group))
         total_lm, total_judged = 0.0, 0.0
         for batch in group:
-            lm, judge = losses(model, head, batch, model.lm_head)
+            lm, judge = losses(trunk, head, batch, model.lm_head)
             torch.autograd.backward(lm / targets + plan.judge_weight * judge / judged)
             total_lm += lm.item() / targets
             total_judged += judge.item() / judged

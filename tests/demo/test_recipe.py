@@ -12,13 +12,16 @@ from critics.head import load_head
 from demo.join import Joint
 from demo.load import load_model
 from demo.measure import accuracy, auc, calibration_error
+from demo.plan import Plan
 from demo.recipe import Recipe, stages
 from demo.settings import ROUNDS, Round, Settings
 from demo.train_critics import HeadPlan
-from demo.train_policy import Plan, Size
+from demo.train_policy import Size
 
 TINY_SIZE = Size(hidden=32, layers=2, heads=2, kv_heads=1, inner=32)
-TINY_PLAN = Plan(steps=2, solutions=2, openings=2, walks=2, first_steps=2, dead_ends=2)
+TINY_PLAN = Plan(
+    steps=2, solutions=2, openings=2, walks=2, first_steps=2, dead_ends=2, compiled=False
+)
 
 
 def tiny_round(full: Round) -> Round:
