@@ -65,9 +65,10 @@ def _after(choice: str, state: State) -> State | None:
         left, right = _number(words[0]), _number(words[2])
         rest.remove(left)
         rest.remove(right)
-        return tuple(sorted((*rest, _OPERATORS[words[1]](left, right))))
+        made = _OPERATORS[words[1]](left, right)
     except (ValueError, ZeroDivisionError):
         return None
+    return tuple(sorted((*rest, made))) if made >= 0 else None
 
 
 def is_sound(step: Step, state: State) -> bool:
