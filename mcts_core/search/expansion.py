@@ -17,6 +17,10 @@ from mcts_core.search.tree import End, Node, Tree
 from mcts_core.search.width import AdaptiveWidth
 from mcts_core.search.work import Extend, Failed, Option, Release, Sibling, Work
 
+_NOTHING_LEFT = 1e-5
+"""A node whose other options are less probable than this has none: what is left after a certain
+option is the rounding of its tokens' probabilities."""
+
 
 class Expansion:
     """Draws options. The first below a node is greedy, the rest are sampled without replacement."""
@@ -226,11 +230,14 @@ class Expansion:
         return child
 
     def _taken(self, node: Node, option: Option) -> None:
-        """`option` is not offered again below `node`, which may be full by now."""
+        """`option` is not offered again below `node`, which may be full by now, or have nothing
+        else to offer: another draw would cost its tokens, and say the same once more."""
         if option.tokens not in _tokens(node.avoid) and not self.draws.torn(node, option):
             node.drawn(option)
-        if len(node.children) + node.elsewhere >= self._width.maximum(node) or (
-            self.draws.actions and len(node.avoid) >= len(self.draws.actions)
+        if (
+            len(node.children) + node.elsewhere >= self._width.maximum(node)
+            or node.left < _NOTHING_LEFT
+            or (self.draws.actions and len(node.avoid) >= len(self.draws.actions))
         ):
             node.closed = True
 

@@ -49,6 +49,7 @@ class Node:
         "finished",
         "id",
         "importance",
+        "left",
         "length",
         "likelihood",
         "logprob",
@@ -138,6 +139,8 @@ class Node:
         """Options drawn so far; the next draw's index."""
         self.avoid: tuple[Sibling, ...] = ()
         """Options drawn already, for sampling without replacement (`drawn`)."""
+        self.left = 1.0
+        """Probability of all other options together, under the distribution that draws follow."""
         self.priors = 0.0
         """The children's likelihoods together."""
         self.importance = 0.0
@@ -186,6 +189,7 @@ class Node:
     def drawn(self, option: Option) -> None:
         """Further draws avoid `option`."""
         self.avoid = (*self.avoid, Sibling(option.tokens, option.draw_logprobs))
+        self.left -= exp(sum(option.draw_logprobs))
 
     def path(self) -> list[Node]:
         """The nodes from the root to here, both included."""

@@ -85,7 +85,7 @@ def test_a_beam_is_as_wide_as_its_budget_can_see_through(method: Method, tokens:
     assert result.trajectories[0].finish_reason == "stop"
     assert result.trajectories[0].scores.keys() == {"value", "orm"}
     assert world.spent <= tokens + 10, "the answer's line is longer than any before it"
-    if tokens >= 120:
+    if tokens in (120, 200):  # with more it comes to the end of what there is
         assert world.spent > 0.7 * tokens, "what is there is used"
         assert max(work.draws for work in world.done if isinstance(work, Extend)) > 1
 

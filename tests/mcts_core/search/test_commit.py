@@ -188,8 +188,8 @@ def test_best_first_grows_nothing_that_a_commitment_has_pruned() -> None:
 
 
 def test_every_step_gets_its_share_of_the_simulations() -> None:
-    world = World(numbers=(2, 3, 4, 6), critic_noise=0.3)
-    search = build(world, parameters(budget=Budget(simulations=200)), stream=True)
+    world = World(numbers=(2, 3, 4, 6, 7), critic_noise=0.3)
+    search = build(world, parameters(budget=Budget(simulations=400)), stream=True)
     assert isinstance(search, TreeSearch)
     pending = list(search.start())
     at: list[int] = []
@@ -200,7 +200,7 @@ def test_every_step_gets_its_share_of_the_simulations() -> None:
                 at.append(search.progress.simulations)
             elif not isinstance(new, Release):
                 pending.append(new)
-    assert at[:2] == [50, 100], "four steps, and all trajectories have as many"
+    assert at[:2] == [80, 160], "five steps, and all trajectories have as many"
 
 
 def test_the_clock_decides_nothing_without_a_deadline() -> None:

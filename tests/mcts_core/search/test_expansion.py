@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import log
 
 import pytest
 
@@ -213,6 +214,15 @@ def test_a_draw_that_stays_a_copy_merges_into_its_sibling_and_closes_the_node() 
     assert desk.tree.root.closed, "it was told to avoid the only thing that it can say"
     assert len(desk.tree.root.children) == 1
     assert desk.released == ["a"]
+
+
+def test_a_node_whose_children_have_all_of_the_probability_is_not_drawn_from_again() -> None:
+    desk = Desk()
+    desk.expand(Extended((option("ab", log(0.5)),)))  # 0.25 in all
+    assert not desk.tree.root.closed
+    assert desk.tree.root.left == pytest.approx(0.75)
+    desk.expand(Extended((option("c", log(0.75)),)))
+    assert desk.tree.root.closed
 
 
 def test_of_draws_that_are_all_alike_the_most_distant_is_kept() -> None:

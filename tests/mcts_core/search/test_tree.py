@@ -149,7 +149,8 @@ def test_whatever_happens_the_tree_stays_consistent(
         if parameters.critics and node.score is not None:
             assert 0.0 <= node.score <= 1.0
             assert isfinite(node.score)
-        texts = [child.text for child in node.children]
+        # Where the budget tears an option off is no step: two of them may be alike.
+        texts = [child.text for child in node.children if child.end != "length"]
         assert len(texts) == len(set(texts)), "siblings say different things"
     evaluated = tree.root.score is not None
     counted = evaluated + search._meter.simulations + tree.absorbed

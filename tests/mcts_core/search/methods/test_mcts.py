@@ -190,7 +190,7 @@ def test_draws_that_agree_make_one_child_and_are_drawn_for_again() -> None:
 
         def _lines(self, tokens: tuple[int, ...]) -> list[tuple[tuple[int, ...], float]]:
             lines = super()._lines(tokens)
-            return [(line, 1e9 if index == 0 else 1e-9) for index, (line, _) in enumerate(lines)]
+            return [(line, 1e4 if index == 0 else 1e-1) for index, (line, _) in enumerate(lines)]
 
     world = Certain()
     search, tree = joint(world, critics={"noise": 1.0}, width=Width(root=(4, 4)))
