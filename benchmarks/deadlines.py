@@ -40,9 +40,9 @@ class Stopwatch:
         self.late: Counter[int] = Counter()
         """Sessions by the steps that ended between their deadline and their own end."""
         self._ends: list[float] = []
-        self._step, self._end = engine._step, engine._end
+        self._step, self._end = engine._step, engine._sessions.end
         engine._step = self._timed_step  # type: ignore[method-assign]
-        engine._end = self._timed_end  # type: ignore[method-assign]
+        engine._sessions.end = self._timed_end  # type: ignore[method-assign]
 
     def _timed_step(self) -> bool:
         busy = self._step()

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import structlog
 import torch
@@ -23,23 +22,19 @@ from mcts_core.engine.resident import Resident
 from mcts_core.engine.run import Run
 from mcts_core.engine.sampler import Draw, Drawn, Sampler, sample
 from mcts_core.engine.scheduler import Scheduler
-from mcts_core.engine.session import Job, Session
+from mcts_core.engine.session import Session
+from mcts_core.engine.sessions import Sessions
 from mcts_core.engine.text import StepRuleTooSlow
 from mcts_core.kv.blocks import KVExhausted
 from mcts_core.kv.branch import Copies
 from mcts_core.models.decoder import Rows
-from mcts_core.query import EngineGauges, Event, PoolGauge, ProgressEvent, Reply, TokenEvent
+from mcts_core.query import EngineGauges, PoolGauge
 from mcts_core.search.search import SearchFailed
-from mcts_core.search.work import Announce, Failed, Outcome, Release, Work
+from mcts_core.search.work import Failed
 
 _log = structlog.get_logger(__name__)
 _IDLE_SECONDS = 0.5
 """How often the idle engine comes round, for its heartbeat and its sessions' deadlines."""
-_PROGRESS_SECONDS = 0.1
-"""Least time between two of a search's progress events."""
-
-_ROUNDS = 64
-"""Times that searches are asked for more work within a step, while their work needs no model."""
 
 
 class Engine:
@@ -74,9 +69,7 @@ class Engine:
         self._closing = False
         self._gate = threading.Lock()
         """Held to close, and to check that it is open and go through."""
-        self._sessions: dict[Session, None] = {}
-        self._begun = 0
-        self._delivery: deque[tuple[Job, Outcome]] = deque()
+        self._sessions = Sessions(jobs, clock)
         self._steps = 0
         self._step_seconds = 0.0
         self._step_rows = 0
@@ -94,7 +87,7 @@ class Engine:
             if not closed:
                 self._inbox.append(("begin", session))
         if closed:
-            self._tell(session, SearchFailed("internal", "the engine is shutting down"))
+            self._sessions.tell(session, SearchFailed("internal", "the engine is shutting down"))
         self._wake.set()
 
     def cancel(self, session: Session) -> None:
@@ -149,24 +142,24 @@ class Engine:
                     busy = self._step()
                 except Exception as error:
                     _log.exception("engine step failed")
-                    self._fail_all(f"the engine's step failed: {error}")
+                    self._sessions.fail_all(f"the engine's step failed: {error}")
                     busy = True
                 if not busy:
                     self._wake.wait(_IDLE_SECONDS)
                     self._wake.clear()
             self._take_inbox()
-            self._fail_all("the engine is shutting down")
+            self._sessions.fail_all("the engine is shutting down")
 
     def _step(self) -> bool:
         """One step; False when there was nothing to do."""
         began = self._clock()
         self._take_inbox()
-        self._expire(began)
-        progress = self._deliver()
+        self._sessions.expire(began)
+        progress = self._sessions.deliver()
         if self._seating.parked:
             self._preemption.resume()
         if not self._seating.runs and not self._seating.parked and not self._scoring.waiting:
-            self._send_events()
+            self._sessions.send_events()
             return progress
         drawn = self._draw()
         rows = 0
@@ -179,38 +172,23 @@ class Engine:
         for session in self._sessions:
             assert session.begun is not None
             session.account.model_seconds += ended - max(began, session.begun)
-        progress = self._deliver() or progress
+        progress = self._sessions.deliver() or progress
         if stalled or self._seating.parked:
             self._preemption.relieve(self._sessions, stalled, progress=progress)
         self._steps += 1
         self._step_seconds += self._clock() - began
         self._step_rows += rows
         self._last_rows = rows
-        self._send_events()
+        self._sessions.send_events()
         return True
 
     def _take_inbox(self) -> None:
         while self._inbox:
             kind, session = self._inbox.popleft()
             if kind == "begin":
-                session.begun = self._clock()
-                session.place, self._begun = self._begun, self._begun + 1
-                self._sessions[session] = None
-                self._guarded(session, session.search.start)
-            elif not session.ended:
-                self._end(session)
-
-    def _expire(self, now: float) -> None:
-        for session in tuple(self._sessions):
-            if session.deadline is not None and now >= session.deadline:
-                self._guarded(session, partial(self._settle, session))
-
-    def _settle(self, session: Session) -> Sequence[Work]:
-        """The deadline has passed: the search ends with what is there."""
-        session.search.expire(self._jobs.unfinished(session))
-        if session.search.result is None:
-            raise RuntimeError("it did not settle at its deadline")
-        return ()
+                self._sessions.begin(session)
+            else:
+                self._sessions.end(session)
 
     def _draw(self) -> int:
         """Draws the next token of every option whose logits are there."""
@@ -320,113 +298,3 @@ class Engine:
                 self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
         self._seating.sweep()
         return sum(len(rows.tokens) for _, rows in batch)
-
-    def _deliver(self) -> bool:
-        """Advances the jobs whose waits are over, and hands their outcomes to the searches. What
-        these then ask for may be there at once, and they may ask again; who does so for ever lets
-        the others have their step in between."""
-        moved = False
-        for _ in range(_ROUNDS):
-            self._delivery.extend(self._jobs.advance())
-            if not self._delivery:
-                break
-            moved = True
-            for _ in range(len(self._delivery)):
-                job, outcome = self._delivery.popleft()
-                session = job.session
-                session.jobs.pop(job, None)
-                if not session.ended:
-                    self._guarded(session, partial(session.search.deliver, job.work, outcome))
-        return moved
-
-    def _guarded(self, session: Session, call: Callable[[], Sequence[Work]]) -> None:
-        """Lets a search decide. Its error is its own: the request fails, the others go on."""
-        try:
-            work = call()
-            if session.search.result is not None:
-                self._finish(session)
-                return
-            for piece in work:
-                if isinstance(piece, Release):
-                    self._jobs.release(piece)
-                elif isinstance(piece, Announce):
-                    session.emit(TokenEvent(0, piece.text, piece.logprobs))
-                else:
-                    self._jobs.submit(session, piece)
-            if not session.jobs:
-                raise RuntimeError("it waits for nothing and has no result")
-        except Exception as error:
-            _log.exception("search failed")
-            self._fail(session, SearchFailed("internal", f"the search failed: {error}"))
-
-    def _finish(self, session: Session) -> None:
-        result = session.search.result
-        assert result is not None
-        if isinstance(result, SearchFailed):
-            self._fail(session, result)
-            return
-        assert session.begun is not None
-        account, ledger = session.account, session.ledger
-        account.blocks_peak, account.shared_peak = ledger.peak, ledger.shared_at_peak
-        session.events.append(
-            Reply(
-                result,
-                account,
-                queue_seconds=session.begun - session.submitted,
-                search_seconds=self._clock() - session.begun,
-            )
-        )
-        events, session.events = session.events, []
-        self._end(session)
-        self._tell(session, events)
-
-    def _fail(self, session: Session, failure: SearchFailed) -> None:
-        if not session.ended:
-            self._end(session)
-            self._tell(session, failure)
-
-    def _fail_all(self, message: str) -> None:
-        for session in tuple(self._sessions):
-            self._fail(session, SearchFailed("internal", message))
-
-    def _end(self, session: Session) -> None:
-        """Whatever the path: nothing of the request is left behind."""
-        session.ended = True
-        self._jobs.drop(session)
-        session.release()
-        self._sessions.pop(session, None)  # last: the gauges call it running while it holds KV
-
-    def _send_events(self) -> None:
-        now = self._clock()
-        for session in tuple(self._sessions):
-            if now >= session.progress_due:
-                self._note_progress(session, now)
-            if session.events:
-                events, session.events = session.events, []
-                if not self._tell(session, events):
-                    self._end(session)
-
-    def _note_progress(self, session: Session, now: float) -> None:
-        """Says how far a search is, if it went on since the last time."""
-        progress = session.search.progress
-        if progress.simulations == session.simulations_told or session.begun is None:
-            return
-        session.simulations_told = progress.simulations
-        session.progress_due = now + _PROGRESS_SECONDS
-        session.emit(
-            ProgressEvent(
-                progress.simulations,
-                session.account.spent,
-                progress.score,
-                search_seconds=now - session.begun,
-            )
-        )
-
-    def _tell(self, session: Session, news: Sequence[Event] | SearchFailed) -> bool:
-        """A listener's error is its own, too: False when there is nobody to be told any more."""
-        try:
-            session.listener(news)
-        except Exception:
-            _log.exception("listener failed")
-            return False
-        return True
