@@ -51,6 +51,7 @@ _SCOUTED: dict[Kind, tuple[str, ...]] = {
     "orm": ("policy", "rollout", "walks", "near"),
 }
 """What the critics of the first searches learn from."""
+_WEIGHTS = ("policy/model.safetensors", *(f"{kind}/head.safetensors" for kind in _KINDS))
 
 
 def stages(settings: Settings) -> tuple[str, ...]:
@@ -160,8 +161,7 @@ class Recipe:
     def _average(self, shares: Mapping[int, float], folder: Path) -> None:
         """The mean of these rounds' policies and critics, into `folder`."""
         shutil.copytree(self._joined(max(shares)), folder, dirs_exist_ok=True)
-        files = ["policy/model.safetensors", *(f"{kind}/head.safetensors" for kind in _KINDS)]
-        average({self._joined(n): share for n, share in shares.items()}, files, folder)
+        average({self._joined(n): share for n, share in shares.items()}, _WEIGHTS, folder)
 
     def _search(self, number: int) -> None:
         """Trees over training puzzles, by the policy and the critics that the round starts from."""
@@ -185,10 +185,15 @@ class Recipe:
         plan, folder = self._settings.rounds[number - 1], self._start(number)
         model = deepen(load_model(folder / "policy"), plan.deepen)
         heads = {kind: load_head(folder / kind)[0] for kind in _KINDS}
+        begun = self._work / f"begun_{number}"
+        _save_joined(model, heads, begun)
         sources = [(share, self._traces(name)) for name, share in plan.shares.items()]
         seed = self._seed + 200 + number
         taken = train_jointly(model, heads, sources, plan.solved, seed, plan.plan)
         _save_joined(model, heads, self._joined(number))
+        if plan.keep:
+            shares = {begun: plan.keep, self._joined(number): 1.0 - plan.keep}
+            average(shares, _WEIGHTS, self._joined(number))
         if number == len(self._settings.rounds):
             self._average(self._settings.ships, self._out)
         self._note(f"join_{number}", {"steps": taken})

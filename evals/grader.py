@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
+
+from math_verify import parse, verify
 
 from demo.puzzle import grade, parse_prompt
 from mcts_core.search.answers import Comparison, extract
@@ -11,6 +14,9 @@ from mcts_core.search.answers import Comparison, extract
 Grade = Callable[[str, str, str], bool]
 """question, answer, completion: whether the completion gives the answer."""
 
+_SECONDS = 5
+_COMMAND = re.compile(r"\\(?:begin|end)\{[a-z*]+\}|\\[A-Za-z]+")
+_WORD = re.compile(r"[A-Za-z]{2}")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 
 
@@ -35,8 +41,25 @@ def number(question: str, answer: str, completion: str) -> bool:
 
 def formula(question: str, answer: str, completion: str) -> bool:
     r"""Whether the stated answer (`Answer:`, `\boxed{}`, or the last line) is the same text, number
-    or formula as `answer`, by the rules of the votes (`mcts_core.search.answers`)."""
-    return Comparison().same(final_answer(completion), answer)
+    or formula as `answer`, by the rules of the votes (`mcts_core.search.answers`); or, of whatever
+    length, by math-verify, which here can be interrupted."""
+    found = final_answer(completion)
+    return Comparison().same(found, answer) or _verified(found, answer)
+
+
+def _verified(found: str, answer: str) -> bool:
+    """Whether math-verify says so of two formulas; of what has words in it, it would look at the
+    last number. It interrupts itself by an alarm, which only the main thread may set."""
+    if not (_formulaic(found) and _formulaic(answer)):
+        return False
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    gold, target = (parse(f"${text}$", parsing_timeout=_SECONDS) for text in (answer, found))
+    return bool(verify(gold, target, timeout_seconds=_SECONDS))
+
+
+def _formulaic(text: str) -> bool:
+    return _WORD.search(_COMMAND.sub(" ", text)) is None
 
 
 def final_answer(text: str) -> str:

@@ -38,6 +38,17 @@ def test_numbers(completion: str, right: bool) -> None:
         ("Paris", "Answer: Paris", True),
         ("Paris", "Answer: London", False),
         ("9^9^9^9^9", r"\boxed{9^{9^{9^{9}}}}", False),
+        (r"48^\circ", r"Thus \boxed{48}.", True),
+        (r"\{x|-2\leq x < 1\}", r"\boxed{[-2, 1)}", False),
+        (r"[-2, 7]", r"\boxed{x \in [-2,7]}", True),
+        (r"6 r^{3}-43 r^{2}+12 r-35", r"\boxed{(r - 7)(6r^2 - r + 5)}", True),
+        (r"6 r^{3}-43 r^{2}+12 r-35", r"\boxed{(r - 7)(6r^2 - r + 4)}", False),
+        (
+            r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+            r"\boxed{\begin{bmatrix}1\\2\end{bmatrix}}",
+            True,
+        ),
+        ("5", "Answer: between 3 and 5", False),
     ],
 )
 def test_formulas(answer: str, completion: str, right: bool) -> None:
