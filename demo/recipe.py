@@ -58,7 +58,7 @@ def stages(settings: Settings) -> tuple[str, ...]:
     """The names of all stages, in order."""
     joint: list[str] = []
     for number, plan in enumerate(settings.rounds, 1):
-        joint += [f"search_{number}"] * bool(plan.searches) + [f"join_{number}"]
+        joint += [f"search_{number}"] * (plan.searches is not None) + [f"join_{number}"]
     first = ("policy", "refine", "widen", "rollout", "traces", "scouts")
     return (*first, *joint, "card")
 
@@ -165,15 +165,16 @@ class Recipe:
 
     def _search(self, number: int) -> None:
         """Trees over training puzzles, by the policy and the critics that the round starts from."""
-        plan, folder = self._settings.rounds[number - 1], self._start(number)
+        plan, folder = self._settings.rounds[number - 1].searches, self._start(number)
+        assert plan is not None
         manifest = {
             "policy": "policy",
             "critics": {kind: kind for kind in _KINDS},
-            "search": plan.search.model_dump(mode="json", exclude_unset=True),
+            "search": plan.parameters.model_dump(mode="json", exclude_unset=True),
         }
         (folder / "served.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
         seed = self._seed + plan.seed
-        puzzles = searching_puzzles(plan.searches, seed, plan.searched)
+        puzzles = searching_puzzles(plan.count, seed, plan.puzzles)
         place = (folder, load_model(folder / "policy"), self._tokenizer())
         traces = searched_traces(*place, puzzles, seed, self._settings.temperature)
         self._note(f"search_{number}", {"searches": len(puzzles), "leaves": len(traces)})

@@ -12,21 +12,28 @@ from mcts_core.search.parameters import Budget, SearchParameters, Width
 
 
 @dataclass(frozen=True)
-class Round:
-    """Searches with the policy and the critics that there are, then both trained together."""
+class Searches:
+    """Trees for the critics to learn from, grown by what a round starts from."""
 
     seed: int
-    """Of the puzzles that are searched; the recipe's is added."""
-    searches: int
-    search: SearchParameters
-    """How trees are grown for the critics to learn from; without an early stop."""
-    searched: Mixture
-    """The puzzles that are searched, half of them of the multisets that only critics train on."""
+    """Of the puzzles; the recipe's is added."""
+    count: int
+    parameters: SearchParameters
+    """How they are grown; without an early stop."""
+    puzzles: Mixture
+    """What is searched, half of it of the multisets that only critics train on."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """The policy and its critics trained together, as a rule on searches with those there are."""
+
     plan: Joint
     solved: Mixture
     """The puzzles that the policy learns to solve."""
     shares: Mapping[str, float]
     """What the critics learn from: traces by name; those of round n's searches are `search_n`."""
+    searches: Searches | None = None
     start: Mapping[int, float] = field(default_factory=dict)
     """Shares of earlier rounds' weights, whose mean it starts from; empty: the round before."""
     deepen: tuple[int, ...] = ()
@@ -55,81 +62,52 @@ _ANY_SEARCH = _SEARCH.model_copy(update={"budget": Budget(tokens=500)})
 _ANY = replace(
     Joint().policy, minutes=11.0, solutions=28, openings=48, walks=4, first_steps=16, dead_ends=20
 )
+# Long rounds are ended by their steps.
+_LONG = replace(_ANY, minutes=90.0, first_steps=12, dead_ends=16)
+_ROUND_1 = SearchParameters(
+    budget=Budget(simulations=400, tokens=700),
+    width=Width(root=(4, 40), inner=(2, 8), alpha=30.0),
+    critics={"value": 1.0, "prm": 1.0, "orm": 1.0},
+)
 ROUNDS = (
     Round(
-        seed=0,
-        searches=2_400,
-        search=SearchParameters(
-            budget=Budget(simulations=400, tokens=700),
-            width=Width(root=(4, 40), inner=(2, 8), alpha=30.0),
-            critics={"value": 1.0, "prm": 1.0, "orm": 1.0},
-        ),
-        searched=_SEARCHED,
         plan=Joint(replace(Joint().policy, solutions=24, openings=48)),
         solved=_SOLVED,
         shares={**_ALWAYS, "search_1": 0.45},
+        searches=Searches(0, 2_400, _ROUND_1, _SEARCHED),
     ),
     Round(
-        seed=70,
-        searches=2_200,
-        search=_SEARCH,
-        searched=_SEARCHED,
         plan=Joint(),
         solved=_SOLVED,
         shares={**_ALWAYS, "search_1": 0.2, "search_2": 0.25},
+        searches=Searches(70, 2_200, _SEARCH, _SEARCHED),
     ),
     Round(
-        seed=170,
-        searches=2_000,
-        search=_ANY_SEARCH,
-        searched=_ANY_SEARCHED,
         plan=Joint(_ANY),
         solved=_ANY_SOLVED,
         shares={
-            "policy": 0.05,
-            "rollout": 0.02,
-            "walks": 0.03,
-            "near": 0.07,
-            "lies": 0.13,
-            "late": 0.25,
-            "search_1": 0.1,
-            "search_2": 0.15,
-            "search_3": 0.2,
+            **{"policy": 0.05, "rollout": 0.02, "walks": 0.03, "near": 0.07},
+            **{"lies": 0.13, "late": 0.25, "search_1": 0.1, "search_2": 0.15, "search_3": 0.2},
         },
+        searches=Searches(170, 2_000, _ANY_SEARCH, _ANY_SEARCHED),
     ),
     Round(
-        seed=270,
-        searches=2_000,
-        search=_ANY_SEARCH,
-        searched=_ANY_SEARCHED,
         plan=Joint(replace(_ANY, minutes=21.0, muon_rate=1e-2, adam_rate=1e-3)),
         solved=_ANY_SOLVED,
         shares={
-            "policy": 0.04,
-            "rollout": 0.02,
-            "walks": 0.02,
-            "near": 0.06,
-            "lies": 0.12,
-            "late": 0.18,
-            "search_1": 0.06,
-            "search_2": 0.12,
-            "search_3": 0.12,
+            **{"policy": 0.04, "rollout": 0.02, "walks": 0.02, "near": 0.06, "lies": 0.12},
+            **{"late": 0.18, "search_1": 0.06, "search_2": 0.12, "search_3": 0.12},
             "search_4": 0.26,
         },
+        searches=Searches(270, 2_000, _ANY_SEARCH, _ANY_SEARCHED),
     ),
     Round(
-        seed=470,
-        searches=2_000,
-        search=_ANY_SEARCH,
-        searched=_ANY_SEARCHED,
         plan=Joint(
             replace(
-                _ANY,
+                _LONG,
                 steps=1_089,
-                minutes=60.0,
                 solutions=32,
                 openings=40,
-                first_steps=12,
                 dead_ends=28,
                 muon_rate=1e-2,
                 adam_rate=1e-3,
@@ -138,49 +116,18 @@ ROUNDS = (
         ),
         solved=Mixture(three_numbers=0.05, target_24=0.3, wide=0.3),
         shares={
-            "policy": 0.02,
-            "rollout": 0.02,
-            "walks": 0.02,
-            "near": 0.05,
-            "lies": 0.1,
-            "late": 0.25,
-            "search_2": 0.1,
-            "search_3": 0.08,
-            "search_4": 0.16,
-            "search_5": 0.2,
+            **{"policy": 0.02, "rollout": 0.02, "walks": 0.02, "near": 0.05, "lies": 0.1},
+            **{"late": 0.25, "search_2": 0.1, "search_3": 0.08, "search_4": 0.16, "search_5": 0.2},
         },
+        searches=Searches(470, 2_000, _ANY_SEARCH, _ANY_SEARCHED),
         start={2: 0.25, 3: 0.25, 4: 0.5},
     ),
     Round(
-        seed=0,
-        searches=0,
-        search=_ANY_SEARCH,
-        searched=_ANY_SEARCHED,
-        plan=Joint(
-            replace(
-                _ANY,
-                steps=653,
-                minutes=60.0,
-                solutions=44,
-                openings=56,
-                first_steps=12,
-                dead_ends=16,
-                muon_rate=5e-3,
-                adam_rate=6e-4,
-            ),
-            rows=128,
-        ),
+        plan=Joint(replace(_LONG, steps=653, solutions=44, openings=56), rows=128),
         solved=Mixture(three_numbers=0.05, target_24=0.4, wide=0.2),
         shares={
-            "policy": 0.02,
-            "rollout": 0.02,
-            "near": 0.05,
-            "lies": 0.12,
-            "late": 0.2,
-            "search_2": 0.14,
-            "search_3": 0.08,
-            "search_4": 0.14,
-            "search_5": 0.23,
+            **{"policy": 0.02, "rollout": 0.02, "near": 0.05, "lies": 0.12, "late": 0.2},
+            **{"search_2": 0.14, "search_3": 0.08, "search_4": 0.14, "search_5": 0.23},
         },
         start={2: 0.125, 3: 0.125, 4: 0.25, 5: 0.5},
     ),

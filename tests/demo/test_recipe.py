@@ -25,7 +25,9 @@ TINY_PLAN = Plan(
 
 
 def tiny_round(full: Round) -> Round:
-    return dataclasses.replace(full, searches=min(full.searches, 2), plan=Joint(TINY_PLAN, rows=8))
+    searches = full.searches and dataclasses.replace(full.searches, count=2)
+    plan, deepen = Joint(TINY_PLAN, rows=8), (0,) * bool(full.deepen)
+    return dataclasses.replace(full, searches=searches, plan=plan, deepen=deepen)
 
 
 TINY = Settings(
