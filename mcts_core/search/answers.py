@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from importlib import import_module
 from math import prod
 from typing import Any
@@ -57,42 +58,58 @@ class Comparison:
     at most 32 pairs in one search; it is imported when it is first needed.
     """
 
-    __slots__ = ("_formulas", "_left", "_numbers")
+    __slots__ = ("_forms", "_formulas", "_left")
 
     def __init__(self) -> None:
         self._left = _MOST
-        self._numbers: dict[str, Quantity | None] = {}
+        self._forms: dict[str, _Form] = {}
         self._formulas: dict[str, Any] = {}
 
     def same(self, one: str, other: str) -> bool:
-        one, other = _value(one), _value(other)
-        if _packed(one) == _packed(other):
+        first, second = self._form(one), self._form(other)
+        if first.packed == second.packed:
             return True
-        number, another = self._number(one), self._number(other)
-        if number is not None and another is not None:
-            return number.same(another)
-        if not (self._left and _tame(one) and _tame(other)):
+        if first.number is not None and second.number is not None:
+            return first.number.same(second.number)
+        if not (self._left and first.tame and second.tame):
             return False
         self._left -= 1
         try:
             library = _math_verify()
             return bool(
                 library.verify(
-                    self._formula(library, one), self._formula(library, other), timeout_seconds=None
+                    self._formula(library, first.value),
+                    self._formula(library, second.value),
+                    timeout_seconds=None,
                 )
             )
         except Exception:  # whatever a parser of free text stumbles over: not the same
             return False
 
-    def _number(self, text: str) -> Quantity | None:
-        if text not in self._numbers:
-            self._numbers[text] = quantity(text)
-        return self._numbers[text]
+    def _form(self, text: str) -> _Form:
+        """A text is looked at once, and compared with many others."""
+        form = self._forms.get(text)
+        if form is None:
+            value = _value(text)
+            form = _Form(value, _packed(value), quantity(value), _tame(value))
+            self._forms[text] = form
+        return form
 
     def _formula(self, library: Any, text: str) -> Any:
         if text not in self._formulas:
             self._formulas[text] = library.parse(f"${text}$", parsing_timeout=None)
         return self._formulas[text]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What an answer is compared by."""
+
+    value: str
+    packed: str
+    """The text, without white space that separates no words."""
+    number: Quantity | None
+    tame: bool
 
 
 def _math_verify() -> Any:
