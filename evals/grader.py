@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math_verify import parse, verify
 
 from demo.puzzle import grade, parse_prompt
-from mcts_core.search.answers import Comparison, extract
+from mcts_core.search.answers import Comparison, bare, extract
 
 Grade = Callable[[str, str, str], bool]
 """question, answer, completion: whether the completion gives the answer."""
@@ -43,7 +43,7 @@ def formula(question: str, answer: str, completion: str) -> bool:
     r"""Whether the stated answer (`Answer:`, `\boxed{}`, or the last line) is the same text, number
     or formula as `answer`, by the rules of the votes (`mcts_core.search.answers`); or, of whatever
     length, by math-verify, which here can be interrupted."""
-    found = final_answer(completion)
+    found, answer = final_answer(completion), bare(answer)
     return Comparison().same(found, answer) or _verified(found, answer)
 
 

@@ -36,12 +36,12 @@ def extract(text: str) -> str:
     stated = _ANSWER.findall(text)
     if stated and stated[-1].strip(" *"):
         found = stated[-1].strip(" *")
-        return _bare(_boxed(found) or found)
+        return bare(_boxed(found) or found)
     boxed = _boxed(text)
     if boxed is not None:
-        return _bare(boxed)
+        return bare(boxed)
     lines = text.split("\n")
-    return _bare(next((line for line in reversed(lines) if line.strip()), ""))
+    return bare(next((line for line in reversed(lines) if line.strip()), ""))
 
 
 class Comparison:
@@ -129,7 +129,8 @@ def _boxed(text: str) -> str | None:
     return None
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
+    """`text` without white space, dollar signs and a full stop around it."""
     text = text.strip().removesuffix(".").strip()
     while len(text) > 1 and text[0] == text[-1] == "$":
         text = text[1:-1].strip()

@@ -36,6 +36,7 @@ def test_numbers(completion: str, right: bool) -> None:
         (r"\frac{1}{2}", r"So it is \boxed{\frac{2}{3}}.", False),
         (r"x^2+2x", r"Answer: $2x + x^2$", True),
         ("Paris", "Answer: Paris", True),
+        ("$10-4 n$", r"Thus $\boxed{-4n + 10}$.", True),
         ("Paris", "Answer: London", False),
         ("9^9^9^9^9", r"\boxed{9^{9^{9^{9}}}}", False),
         (r"48^\circ", r"Thus \boxed{48}.", True),
