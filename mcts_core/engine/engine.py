@@ -286,13 +286,16 @@ class Engine:
             return 0
         hidden = computed.hidden.unbind(0)
         logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
+        # Whoever draws looks at the logits. The others' KV is handed on, and the device waited for.
+        handed_on = not all(run.draws_next for run, _ in batch)
+        finite = computed.finite() if handed_on else None
         end = 0
         for run, rows in batch:
             count, at = len(rows.tokens), end
             end += len(rows.ends)
             run.tally.computed += count
             run.charge(rows.start + count)
-            if all(computed.finite[at:end]):
+            if finite is None or all(finite[at:end]):
                 run.computed(rows.start, rows.ends, hidden[at:end], logits[at:end])
             else:
                 self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))

@@ -107,7 +107,7 @@ class Preemption:
 
     def _park(self, run: Run) -> None:
         run.parked = True
-        run.branch.release()
+        self._seating.vacate(run)
         self._seating.runs.remove(run)
         self._seating.parked.append(run)
 

@@ -104,6 +104,13 @@ class Run(Pending):
         """Tokens that can be computed now."""
         return len(self.tokens) - self.branch.length
 
+    @property
+    def draws_next(self) -> bool:
+        """Whether, all being computed, its option goes on: nobody else is given the KV before the
+        next token is drawn."""
+        drawing = self.decode is not None and self.decode.finish is None
+        return drawing and not self.remaining and not self.evicted
+
     def wanted(self, start: int, count: int) -> list[int]:
         """Which of the `count` tokens from position `start` must give hidden states and logits:
         those that end a state, and always the last, which shows whether all is finite."""

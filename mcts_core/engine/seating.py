@@ -120,6 +120,13 @@ class Seating:
         if run.decode is not None:
             run.decode.logits = None if run.remaining or seat is None else seat.logits
 
+    def vacate(self, run: Run) -> None:
+        """Takes a run's blocks back before it is done; cleaned, if nobody has looked yet whether
+        what it computed last is finite."""
+        if run.draws_next:
+            self._residents[run.model].scrub(run.branch)
+        run.branch.release()
+
     def fail(self, run: Run, failed: Failed) -> None:
         """Gives a run up: its blocks are cleaned and returned, and those who wait for it hear."""
         self._residents[run.model].scrub(run.branch)
@@ -138,6 +145,9 @@ class Seating:
 
     def drop(self, session: Session) -> None:
         """Forgets a request's runs."""
+        for run in self.runs:
+            if run.job.session is session and not run.settled:
+                self.vacate(run)
         self.runs = [run for run in self.runs if run.job.session is not session]
         self.parked = [run for run in self.parked if run.job.session is not session]
 

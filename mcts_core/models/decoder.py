@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,8 +50,9 @@ class Computed:
     """[wanted, hidden], after the model's final norm."""
     logits: torch.Tensor | None
     """[wanted, vocabulary]; None for a model without a language head."""
-    finite: Sequence[bool]
-    """Of the wanted, whether all of the hidden state is."""
+    finite: Callable[[], Sequence[bool]]
+    """Of the wanted, whether all of the hidden state is. To be asked before the next forward, and
+    only where it must be known: the host may wait for the device."""
 
 
 class Decoder(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,14 +58,12 @@ class ModuleDecoder:
             self.graphs.prepare(storage, self._layers)
 
     def forward(self, sequences: Sequence[Rows], storage: KVStorage, reads: Reads) -> Computed:
-        """The host waits for the device once, at the end: whether all is finite must be known
-        before the KV is handed on."""
         step = lay_out(sequences, storage.block_size)
         outputs = None
         if self.graphs is not None:
             outputs = self.graphs.run(step, storage, reads, self._layers)
         hidden, logits = outputs or self._run_once(step, storage, reads)
-        return Computed(hidden, logits, _finite(hidden))
+        return Computed(hidden, logits, partial(_finite, hidden))
 
     def _run_once(self, step: Step, storage: KVStorage, reads: Reads) -> Outputs:
         """The step without a graph."""

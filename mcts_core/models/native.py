@@ -140,7 +140,7 @@ class NativeDecoder:
         self._library.forward(self._model, step)
         reads.read += step.read
         reads.attended += step.attended
-        return Computed(hidden, logits, list(map(bool, finite)))
+        return Computed(hidden, logits, lambda: list(map(bool, finite)))
 
     def prepare(self, storage: KVStorage) -> None:
         """Nothing: the kernel keeps nothing between steps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from mcts_core.engine.resident import Resident
 from mcts_core.engine.sampler import Draw, sample
 from mcts_core.kv.branch import Branch, Copies, Ledger
 from mcts_core.kv.storage import KVStorage
-from mcts_core.models.decoder import Rows
+from mcts_core.models.decoder import Computed, Rows
 from mcts_core.search.work import Sampling
 from mcts_core.transfer import packed, unpacked, upload, upload_all
 from tests.mcts_core.attention.varlen import attend_by_definition
@@ -122,8 +122,10 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2-softcap"])
-def test_a_forward_reads_back_once(family: str, backend: Backend) -> None:
-    def steps(resident: Resident) -> Iterator[torch.Tensor]:
+def test_a_forward_reads_nothing_back_until_it_is_asked_whether_all_is_finite(
+    family: str, backend: Backend
+) -> None:
+    def steps(resident: Resident) -> Iterator[Computed]:
         ledger = Ledger()
         trunk, other = Branch(resident.pool, ledger), Branch(resident.pool, ledger)
         text = [3 + n % 90 for n in range(5 * CHUNK_TOKENS + 3)]
@@ -140,9 +142,8 @@ def test_a_forward_reads_back_once(family: str, backend: Backend) -> None:
             # As `Resident.forward`, which infers in a mode that wrapped tensors do not know.
             resident.storage.copy(copies)
             computed = resident.decoder.forward(rows, resident.storage, resident.reads)
-            assert all(computed.finite)
             assert computed.logits is not None
-            yield computed.logits
+            yield computed
             twig = twig or trunk.fork(trunk.length - 1)
 
     here = seat(make(family), attention=backend)
@@ -151,10 +152,12 @@ def test_a_forward_reads_back_once(family: str, backend: Backend) -> None:
     with FarDevice() as device:
         away(resident.decoder.model)  # type: ignore[attr-defined]
         there = seat(resident.decoder.model, attention=backend)  # type: ignore[attr-defined]
-        for number, logits in enumerate(steps(there)):
+        for number, computed in enumerate(steps(there)):
+            assert device.read_backs == number
+            assert all(computed.finite())
             assert device.read_backs == number + 1
-            near: torch.Tensor = logits.near  # type: ignore[attr-defined]
-            assert torch.allclose(near, expected[number], atol=1e-5)
+            near: torch.Tensor = computed.logits.near  # type: ignore[union-attr]
+            assert torch.allclose(near, cast(torch.Tensor, expected[number].logits), atol=1e-5)
 
 
 def test_whether_blocks_are_finite_is_one_question() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mcts_core.engine.session import Session
+from mcts_core.models.decoder import Computed
 from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import (
     Boundary,
@@ -38,6 +39,42 @@ def sick_token(running: Running) -> Iterator[int]:
     embedding.weight.data[SICK] = float("nan")
     yield SICK
     embedding.weight.data[SICK] = kept
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired", "preempted"])
+def test_what_is_given_up_before_anybody_has_looked_is_cleaned(
+    running: Running, sick_token: int, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Between a forward and the next draw; a NaN in a free block would reach whoever gets it."""
+    resident, sessions, sick_forwards = running.residents["policy"], list[Session](), 0
+    forward = resident.forward
+
+    def then_given_up(rows: Any, copies: Any) -> Computed:
+        nonlocal sick_forwards
+        computed = forward(rows, copies)
+        if any(sick_token in each.tokens for each in rows):
+            sick_forwards += 1
+            if how == "cancelled":
+                running.engine.cancel(sessions[0])
+            elif how == "expired":
+                sessions[0].deadline = 0.0
+            else:
+                (run,) = running.engine._seating.runs
+                running.engine._seating.vacate(run)
+        return computed
+
+    monkeypatch.setattr(resident, "forward", then_given_up)
+
+    def plan() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        sick = Sampling(temperature=0.0, logit_bias=((sick_token, 100.0),))
+        yield [Extend(root.state, sick, (0, 0), Boundary(), 9)]
+
+    sessions.append(running.begin(plan(), lambda _: None))
+    running.wait_for(lambda: bool(sick_forwards))
+    running.idle()
+    assert resident.storage.finite(range(resident.pool.total))
 
 
 def test_an_option_that_fails_leaves_the_kv_of_its_siblings_alone(

@@ -162,7 +162,7 @@ class Twins:
                 assert torch.equal(mine, other)
             else:
                 assert torch.allclose(mine, other, atol=1e-5)
-        assert all(ours.finite)
+        assert all(ours.finite())
         assert self.both[0].reads == self.both[1].reads
 
 
