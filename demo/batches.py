@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from demo.corpus import Sample
+from demo.judge import judge_choices
 from demo.tokenizer import EOS_ID, PAD_ID
 
 _WAYS = 4
@@ -24,7 +25,7 @@ class Batch:
     target_shares: Tensor  # [N, 4] float32, each row sums to 1
     judged_at: Tensor  # [M] int64
     labels: Tensor  # [M] float32
-    depth: Tensor  # [M] int64, lines before the position (0: the prompt), -1: EOS
+    depth: Tensor  # [M] int64, as of `traces.Trace`
 
 
 class Encoder:
@@ -48,9 +49,13 @@ class Encoder:
         for number, sample in enumerate(samples):
             row = list(next(pieces))
             judged.append((number, len(row) - 1, sample.labels[0], 0))
+            choices_made = judge_choices(sample.puzzle, sample.lines)
             for place, line in enumerate(sample.lines):
                 start, answer = len(row), line.startswith("Answer:")
                 row += next(pieces)
+                right = choices_made[place]
+                if right is not None and self._equals in row[start:]:
+                    judged.append((number, row.index(self._equals, start), right, -2 - place))
                 if answer:
                     row.append(EOS_ID)
                 if sample.choices:

@@ -36,6 +36,11 @@ class Round:
     searches: Searches | None = None
     start: Mapping[int, float] = field(default_factory=dict)
     """Shares of earlier rounds' weights, whose mean it starts from; empty: the round before."""
+    deepen: tuple[int, ...] = ()
+    """Layers after which the policy gets one more before it is trained."""
+    keep: float = 0.0
+    """Share of the weights that it began with in those that it ends with (Wortsman et al., "Robust
+    fine-tuning of zero-shot models", 2022)."""
 
 
 _SOLVED = Mixture(three_numbers=0.05, target_24=0.6, wide=0.4)
