@@ -38,8 +38,9 @@ class Encoder:
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """One row a sample, the length rounded up to a multiple of 4; an answered sample ends in
-        EOS. The completions of solutions (samples with choices) are language-model targets. Of
-        the lines whose results are to be learned, what stands behind the `=` is one; where nothing
+        EOS. The completions of solutions (samples with choices) are language-model targets, but for
+        what their last step comes to: there the target could be copied instead. Of the lines whose
+        results are to be learned, what stands behind the `=` is one; where nothing
         could win before the line, so is all of it: no choice is better there than another."""
         texts = [line for sample in samples for line in (sample.puzzle.prompt, *sample.lines)]
         pieces = iter(self._tokenizer(texts)["input_ids"])
@@ -60,7 +61,9 @@ class Encoder:
                     row.append(EOS_ID)
                 if sample.choices:
                     choices = dict(sample.choices[place])
-                    for offset, token in enumerate(row[start:]):
+                    last = place == len(sample.lines) - 2 and sample.lines[-1].startswith("Answer:")
+                    end = row.index(self._equals, start) + 1 if last else len(row)
+                    for offset, token in enumerate(row[start:end]):
                         ways = self._ways(choices.get(offset, {}), offset) or [(token, 1.0)]
                         targets.append((number, start + offset - 1, ways))
                 elif place < sample.results:

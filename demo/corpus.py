@@ -74,7 +74,7 @@ class Mixture:
 
 
 _WIDEST = 20
-_MISSES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
+_MISSES = (0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
 Part = Literal["policy", "critics", "held_out"]
 
 
@@ -214,7 +214,8 @@ class Corpus:
                 return Sample(puzzle, lines, labels)
 
     def _before_the_last(self) -> tuple[Puzzle, list[Step]]:
-        """A puzzle and true steps to two numbers; half of these miss the target by a little.
+        """A puzzle and true steps to two numbers, half of the time such as miss the target by a
+        little, or not at all.
 
         Steps that are drawn to a target seldom miss it so, but whoever is drawn to believe that
         they hit it is fooled by those that do. So there the target is drawn to the steps."""
@@ -227,9 +228,10 @@ class Corpus:
             taken = self._true_steps(puzzle, 0.0)
             last = taken[-1].state
             ends = [int(step.result) for step in steps(last) if step.result.denominator == 1]
-            missed = rng.choice(ends) + rng.choice((-1, 1)) * rng.choice(_MISSES) if ends else 0
-            if 0 < missed <= self._mixture.largest_target and not reachable(last, missed):
-                puzzle = Puzzle(puzzle.numbers, missed)
+            by = rng.choice(_MISSES)
+            target = rng.choice(ends) + rng.choice((-by, by)) if ends else 0
+            if 0 < target <= self._mixture.largest_target and reachable(last, target) == (not by):
+                puzzle = Puzzle(puzzle.numbers, target)
                 if puzzle.solvable:
                     return puzzle, taken
 
