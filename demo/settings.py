@@ -87,6 +87,10 @@ _DEEP_SHARES = {
     **{"policy": 0.02, "rollout": 0.02, "near": 0.05, "lies": 0.1, "late": 0.2},
     **{"search_2": 0.12, "search_3": 0.1, "search_4": 0.14, "search_5": 0.25},
 }
+_LAST_SHARES = {
+    **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.06, "late": 0.31},
+    **{"search_2": 0.05, "search_3": 0.03, "search_4": 0.06, "search_5": 0.12, "search_10": 0.33},
+}
 # What a line chooses (up to its `=`) and what it comes to are options of their own.
 _CHOOSING = _SEARCH.model_copy(
     update={
@@ -196,7 +200,7 @@ ROUNDS = (
         plan=Joint(
             replace(
                 _DEEP,
-                steps=2_000,
+                steps=1_463,
                 solutions=40,
                 openings=48,
                 walks=8,
@@ -206,15 +210,29 @@ ROUNDS = (
             rows=112,
         ),
         solved=_DEEP_SOLVED,
-        shares={
-            **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.06, "late": 0.31},
-            **{"search_2": 0.05, "search_3": 0.03, "search_4": 0.06, "search_5": 0.12},
-            "search_10": 0.33,
-        },
+        shares=_LAST_SHARES,
         searches=Searches(
             570, 1_400, _CHOOSING, Mixture(three_numbers=0.03, target_24=0.2, wide=0.15)
         ),
         start={8: 0.35, 9: 0.65},
+    ),
+    Round(
+        plan=Joint(
+            replace(
+                _DEEP,
+                steps=750,
+                solutions=36,
+                openings=44,
+                walks=8,
+                first_steps=28,
+                dead_ends=52,
+                muon_rate=4e-3,
+                adam_rate=4e-4,
+            ),
+            rows=104,
+        ),
+        solved=_DEEP_SOLVED,
+        shares=_LAST_SHARES,
     ),
 )
 
@@ -222,8 +240,9 @@ ROUNDS = (
 @dataclass(frozen=True)
 class Settings:
     """The size of every stage. When the shipped checkpoints were made, dead ends taught rounds 3
-    and 4 nothing but results, no choice was judged before round 8, and late lies that miss the
-    target by a little came with round 10."""
+    and 4 nothing but results, no choice was judged before round 8, lies and dead ends that miss the
+    target by a little came with round 10, and only round 11 kept from solutions what their last
+    step comes to."""
 
     policy: Plan = field(default_factory=lambda: Plan(steps=4500, minutes=46.0))
     refine: Plan = field(
