@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from demo.corpus import Sample
+from demo.judge import judge_choices
 from demo.tokenizer import EOS_ID, PAD_ID
 
 _WAYS = 4
@@ -24,7 +25,7 @@ class Batch:
     target_shares: Tensor  # [N, 4] float32, each row sums to 1
     judged_at: Tensor  # [M] int64
     labels: Tensor  # [M] float32
-    depth: Tensor  # [M] int64, lines before the position (0: the prompt), -1: EOS
+    depth: Tensor  # [M] int64, as of `traces.Trace`
 
 
 class Encoder:
@@ -37,8 +38,9 @@ class Encoder:
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """One row a sample, the length rounded up to a multiple of 4; an answered sample ends in
-        EOS. The completions of solutions (samples with choices) are language-model targets. Of
-        the lines whose results are to be learned, what stands behind the `=` is one; where nothing
+        EOS. The completions of solutions (samples with choices) are language-model targets, but for
+        what their last step comes to: there the target could be copied instead. Of the lines whose
+        results are to be learned, what stands behind the `=` is one; where nothing
         could win before the line, so is all of it: no choice is better there than another."""
         texts = [line for sample in samples for line in (sample.puzzle.prompt, *sample.lines)]
         pieces = iter(self._tokenizer(texts)["input_ids"])
@@ -48,14 +50,20 @@ class Encoder:
         for number, sample in enumerate(samples):
             row = list(next(pieces))
             judged.append((number, len(row) - 1, sample.labels[0], 0))
+            choices_made = judge_choices(sample.puzzle, sample.lines)
             for place, line in enumerate(sample.lines):
                 start, answer = len(row), line.startswith("Answer:")
                 row += next(pieces)
+                right = choices_made[place]
+                if right is not None and self._equals in row[start:]:
+                    judged.append((number, row.index(self._equals, start), right, -2 - place))
                 if answer:
                     row.append(EOS_ID)
                 if sample.choices:
                     choices = dict(sample.choices[place])
-                    for offset, token in enumerate(row[start:]):
+                    last = place == len(sample.lines) - 2 and sample.lines[-1].startswith("Answer:")
+                    end = row.index(self._equals, start) + 1 if last else len(row)
+                    for offset, token in enumerate(row[start:end]):
                         ways = self._ways(choices.get(offset, {}), offset) or [(token, 1.0)]
                         targets.append((number, start + offset - 1, ways))
                 elif place < sample.results:

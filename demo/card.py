@@ -144,8 +144,9 @@ Policy: {policy_steps} steps, then {refine_steps} with its own steps among the w
 process-reward loss, then {widen_steps} with larger numbers and with near misses among the walks,
 then {join_steps} together with the critics, the last of them mostly about other targets than 24
 and with dead ends, whose true last lines it learns to write (who has only read solutions writes
-the target behind any last `=`). The last two rounds start from means of earlier rounds' weights,
-and what ships is such a mean.
+the target behind any last `=`). Halfway through these it got three more layers, which at first
+change nothing (`demo/deepen.py`). Several rounds start from means of earlier rounds' weights, and
+what ships is such a mean.
 Rollout: {rollout_steps} steps. Shares of puzzles solved, in percent; a single sample and at least
 one of 20 at temperature 1, on the 100 test
 puzzles; last column: greedy on all solvable held-out puzzles of target 24.
@@ -171,8 +172,9 @@ policy's last hidden state after the final norm (`trunk: policy`). They were tra
 the policy, so that its hidden states hold what they ask for; a score costs no tokens.
 
 - `value`: the chance that the policy's own continuation (temperature 0.9) succeeds; read at the
-  prompt's last token, at each step's last token, and at EOS.
-- `prm`: whether every step so far is right and the target can still be made; same places.
+  prompt's last token, behind the first `=` of each line, at each step's last token, and at EOS.
+- `prm`: whether every step so far is right and the target can still be made; behind an `=`, with
+  what the step truly comes to. Same places.
 - `orm`: whether the finished trajectory is right; read at EOS.
 
 They learn from samples of the policy, from random walks and near misses with exact labels (PRM and

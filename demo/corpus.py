@@ -74,6 +74,7 @@ class Mixture:
 
 
 _WIDEST = 20
+_MISSES = (0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
 Part = Literal["policy", "critics", "held_out"]
 
 
@@ -189,8 +190,7 @@ class Corpus:
 
         Who learns from solutions alone has only ever seen last lines that hit the target, writes
         the target behind any last `=`, and finds no end after another number."""
-        puzzle = self.puzzle()
-        taken = self._true_steps(puzzle, 0.6)
+        puzzle, taken = self._before_the_last()
         taken.append(near_end(taken[-1].state, puzzle.target, self._random))
         lines = self._lines(puzzle, taken, str(taken[-1].result))
         return Sample(puzzle, lines, judge(puzzle, lines), results=len(lines))
@@ -200,18 +200,40 @@ class Corpus:
         answer: what is believed by critics that know too little arithmetic."""
         rng = self._random
         while True:
-            puzzle = self.puzzle()
-            if rng.random() < 0.3:
+            if rng.random() < 0.2:
+                puzzle = self.puzzle()
                 taken = list(random_solution(puzzle, rng))
                 answer = corrupt(claimed_expression(puzzle.numbers, taken), rng)
                 lines = (*(s.text for s in taken), f"Answer: {answer} = {puzzle.target}")
             else:
-                taken = self._true_steps(puzzle, 0.6)
+                puzzle, taken = self._before_the_last()
                 taken.append(false_end(taken[-1].state, puzzle.target, rng))
                 lines = self._lines(puzzle, taken, str(puzzle.target))
             labels = judge(puzzle, lines)
             if not labels[-1]:  # some expressions come out right by chance
                 return Sample(puzzle, lines, labels)
+
+    def _before_the_last(self) -> tuple[Puzzle, list[Step]]:
+        """A puzzle and true steps to two numbers, half of the time such as miss the target by a
+        little, or not at all.
+
+        Steps that are drawn to a target seldom miss it so, but whoever is drawn to believe that
+        they hit it is fooled by those that do. So there the target is drawn to the steps."""
+        rng = self._random
+        if rng.random() < 0.5:
+            puzzle = self.puzzle()
+            return puzzle, self._true_steps(puzzle, 0.6)
+        while True:
+            puzzle = self.puzzle()
+            taken = self._true_steps(puzzle, 0.0)
+            last = taken[-1].state
+            ends = [int(step.result) for step in steps(last) if step.result.denominator == 1]
+            by = rng.choice(_MISSES)
+            target = rng.choice(ends) + rng.choice((-by, by)) if ends else 0
+            if 0 < target <= self._mixture.largest_target and reachable(last, target) == (not by):
+                puzzle = Puzzle(puzzle.numbers, target)
+                if puzzle.solvable:
+                    return puzzle, taken
 
     def _true_steps(self, puzzle: Puzzle, winning: float) -> list[Step]:
         """True steps until two numbers are left; each wins with a chance of `winning` at least."""

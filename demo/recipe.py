@@ -1,6 +1,6 @@
 """Makes every checkpoint of the embedded model from one seed.
 
-`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 5 hours on two
+`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 8 hours on two
 cores; `--stage NAME ...` runs some, reading what the stages before it left in `--out` and `--work`.
 """
 
@@ -22,6 +22,7 @@ from critics.head import Head, card_of, load_head, save_head
 from demo.average import average
 from demo.card import figures, write_card
 from demo.corpus import Corpus, Mixture, Part, multisets
+from demo.deepen import deepen
 from demo.join import Kind, train_jointly
 from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy, outcome_figures, scores_of
@@ -183,12 +184,17 @@ class Recipe:
         """The policy and its critics, trained together; after the last round, the mean that
         ships."""
         plan, folder = self._settings.rounds[number - 1], self._start(number)
-        model = load_model(folder / "policy")
+        model = deepen(load_model(folder / "policy"), plan.deepen)
         heads = {kind: load_head(folder / kind)[0] for kind in _KINDS}
+        begun = self._work / f"begun_{number}"
+        _save_joined(model, heads, begun)
         sources = [(share, self._traces(name)) for name, share in plan.shares.items()]
         seed = self._seed + 200 + number
         taken = train_jointly(model, heads, sources, plan.solved, seed, plan.plan)
         _save_joined(model, heads, self._joined(number))
+        if plan.keep:
+            shares = {begun: plan.keep, self._joined(number): 1.0 - plan.keep}
+            average(shares, _WEIGHTS, self._joined(number))
         if number == len(self._settings.rounds):
             self._average(self._settings.ships, self._out)
         self._note(f"join_{number}", {"steps": taken})

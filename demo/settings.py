@@ -8,7 +8,14 @@ from demo.join import Joint
 from demo.plan import Plan
 from demo.train_critics import HeadPlan
 from demo.train_policy import POLICY, ROLLOUT, Size
-from mcts_core.search.parameters import Budget, SearchParameters, Width
+from mcts_core.search.parameters import (
+    Budget,
+    SearchParameters,
+    Select,
+    Step,
+    StepPattern,
+    Width,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,11 @@ class Round:
     searches: Searches | None = None
     start: Mapping[int, float] = field(default_factory=dict)
     """Shares of earlier rounds' weights, whose mean it starts from; empty: the round before."""
+    deepen: tuple[int, ...] = ()
+    """Layers after which the policy gets one more before it is trained."""
+    keep: float = 0.0
+    """Share of the weights that it began with in those that it ends with (Wortsman et al., "Robust
+    fine-tuning of zero-shot models", 2022)."""
 
 
 _SOLVED = Mixture(three_numbers=0.05, target_24=0.6, wide=0.4)
@@ -59,6 +71,35 @@ _ANY = replace(
 )
 # Long rounds are ended by their steps.
 _LONG = replace(_ANY, minutes=90.0, first_steps=12, dead_ends=16)
+# The policy of the rounds from the seventh on has eight layers.
+_DEEP = replace(
+    _LONG,
+    solutions=44,
+    openings=52,
+    walks=10,
+    first_steps=32,
+    dead_ends=14,
+    muon_rate=5e-3,
+    adam_rate=6e-4,
+)
+_DEEP_SOLVED = Mixture(three_numbers=0.03, target_24=0.3, wide=0.25)
+_DEEP_SHARES = {
+    **{"policy": 0.02, "rollout": 0.02, "near": 0.05, "lies": 0.1, "late": 0.2},
+    **{"search_2": 0.12, "search_3": 0.1, "search_4": 0.14, "search_5": 0.25},
+}
+_LAST_SHARES = {
+    **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.06, "late": 0.31},
+    **{"search_2": 0.05, "search_3": 0.03, "search_4": 0.06, "search_5": 0.12, "search_10": 0.33},
+}
+# What a line chooses (up to its `=`) and what it comes to are options of their own.
+_CHOOSING = _SEARCH.model_copy(
+    update={
+        "budget": Budget(tokens=400),
+        "step": Step(until=StepPattern(strings=("=", "\n"))),
+        "select": Select(c=0.5),
+        "process": "last",
+    }
+)
 _ROUND_1 = SearchParameters(
     budget=Budget(simulations=400, tokens=700),
     width=Width(root=(4, 40), inner=(2, 8), alpha=30.0),
@@ -126,13 +167,82 @@ ROUNDS = (
         },
         start={2: 0.125, 3: 0.125, 4: 0.25, 5: 0.5},
     ),
+    Round(
+        plan=Joint(
+            replace(
+                _DEEP,
+                steps=1_532,
+                solutions=48,
+                openings=56,
+                walks=12,
+                first_steps=40,
+                dead_ends=12,
+                muon_rate=1.2e-2,
+                adam_rate=1.2e-3,
+            ),
+            rows=96,
+        ),
+        solved=Mixture(three_numbers=0.03, target_24=0.25, wide=0.3),
+        shares=_DEEP_SHARES,
+        start={2: 0.05, 3: 0.05, 4: 0.1, 5: 0.2, 6: 0.6},
+        deepen=(1, 2, 3),
+        keep=0.5,
+    ),
+    Round(
+        plan=Joint(replace(_DEEP, steps=1_538), rows=112), solved=_DEEP_SOLVED, shares=_DEEP_SHARES
+    ),
+    Round(
+        plan=Joint(replace(_DEEP, steps=846, muon_rate=4e-3, adam_rate=5e-4), rows=112),
+        solved=_DEEP_SOLVED,
+        shares=_DEEP_SHARES,
+    ),
+    Round(
+        plan=Joint(
+            replace(
+                _DEEP,
+                steps=1_463,
+                solutions=40,
+                openings=48,
+                walks=8,
+                dead_ends=26,
+                adam_rate=5e-4,
+            ),
+            rows=112,
+        ),
+        solved=_DEEP_SOLVED,
+        shares=_LAST_SHARES,
+        searches=Searches(
+            570, 1_400, _CHOOSING, Mixture(three_numbers=0.03, target_24=0.2, wide=0.15)
+        ),
+        start={8: 0.35, 9: 0.65},
+    ),
+    Round(
+        plan=Joint(
+            replace(
+                _DEEP,
+                steps=750,
+                solutions=36,
+                openings=44,
+                walks=8,
+                first_steps=28,
+                dead_ends=52,
+                muon_rate=4e-3,
+                adam_rate=4e-4,
+            ),
+            rows=104,
+        ),
+        solved=_DEEP_SOLVED,
+        shares=_LAST_SHARES,
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Settings:
     """The size of every stage. When the shipped checkpoints were made, dead ends taught rounds 3
-    and 4 nothing but results."""
+    and 4 nothing but results, no choice was judged before round 8, lies and dead ends that miss the
+    target by a little came with round 10, and only round 11 kept from solutions what their last
+    step comes to."""
 
     policy: Plan = field(default_factory=lambda: Plan(steps=4500, minutes=46.0))
     refine: Plan = field(
@@ -180,7 +290,7 @@ class Settings:
     )
     """Shares of the rounds' weights, whose mean is what ships."""
     early_lies: int = 36_000
-    late_lies: int = 26_000
+    late_lies: int = 60_000
     policy_traces: int = 16_000
     rollout_traces: int = 6_000
     walks: int = 10_000

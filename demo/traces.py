@@ -9,19 +9,21 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from demo.corpus import Corpus, Mixture, Part, Sample
-from demo.judge import judge
+from demo.judge import judge, judge_choices
 from demo.puzzle import Puzzle, grade
 from demo.sampler import sample
 from demo.tokenizer import EOS_ID, PAD_ID
 
+_EQUALS = "\u0120="
 _TRAINING: tuple[Part, ...] = ("policy", "critics")
 
 
 @dataclass(frozen=True)
 class Trace:
     """A prompt and its completion as ids. `ends` are the positions of the prompt's last token,
-    of each line's last token and of EOS (or whatever came last); `labels` the exact judgement
-    there, `depth` the number of steps before (-1: finished), `won` the grade."""
+    of each line's last token and of EOS (or whatever came last), and of the first `=` of each line;
+    `labels` the exact judgement there, `depth` the number of steps before (-1: finished; -2, -3 and
+    on: the first, the second choice and on), `won` the grade."""
 
     puzzle: Puzzle
     ids: tuple[int, ...]
@@ -43,19 +45,26 @@ def trace_of(
 ) -> Trace:
     """Label a sampled completion `made` (ids, EOS included if it came)."""
     pieces = tokenizer.convert_ids_to_tokens(list(made))
-    ends, lines, start = [len(prompt) - 1], [], 0
+    lines, starts, ends = [], [0], []
     for at, piece in enumerate(pieces):
         if piece.endswith("\u010a") or at == len(pieces) - 1:
-            line = tokenizer.decode(list(made[start : at + 1]), skip_special_tokens=True)
-            lines.append(str(line))
-            ends.append(len(prompt) + at)
-            start = at + 1
-    finished = made[-1] == EOS_ID
-    labels = list(judge(puzzle, lines))
-    won = int(finished and grade(puzzle, "".join(lines)))
+            lines.append(
+                str(tokenizer.decode(list(made[starts[-1] : at + 1]), skip_special_tokens=True))
+            )
+            ends.append(at)
+            starts.append(at + 1)
+    won = int(made[-1] == EOS_ID and grade(puzzle, "".join(lines)))
+    first, *labels = judge(puzzle, lines)
     labels[-1] = won
-    depth = [*range(len(ends) - 1), -1]
-    return Trace(puzzle, (*prompt, *made), tuple(ends), tuple(depth), tuple(labels), won)
+    reads = [(len(prompt) - 1, 0, first)]
+    for place, choice in enumerate(judge_choices(puzzle, lines)):
+        start, end = starts[place], ends[place]
+        if choice is not None and _EQUALS in pieces[start : end + 1]:
+            reads.append((len(prompt) + pieces.index(_EQUALS, start), -2 - place, choice))
+        depth = -1 if end == len(made) - 1 else place + 1
+        reads.append((len(prompt) + end, depth, labels[place]))
+    places, depths, judged = zip(*reads, strict=True)
+    return Trace(puzzle, (*prompt, *made), places, depths, judged, won)
 
 
 def trace_of_sample(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> Trace:

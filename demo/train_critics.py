@@ -23,9 +23,10 @@ class HeadPlan:
 
 
 def first_step_weight(depth: Tensor) -> Tensor:
-    """Loss weights [M]: the first step 3, the second 1.5, all else 1; the ranking of first steps
-    decides where a search goes."""
-    return 1.0 + 2.0 * (depth == 1) + 0.5 * (depth == 2)
+    """Loss weights [M]: the first step and its choice 3, the second 1.5, all else 1; the ranking
+    of first steps decides where a search goes."""
+    first, second = (depth == 1) | (depth == -2), (depth == 2) | (depth == -3)
+    return 1.0 + 2.0 * first + 0.5 * second
 
 
 def fit_head(reads: Reads, labels: Tensor, seed: int, plan: HeadPlan) -> Head:

@@ -106,14 +106,15 @@ def losses(
     trunk: Trunk, head: Head, batch: Batch, logits_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Sums over a batch: next-token cross-entropy and process-reward cross-entropy (the first
-    step's weighs twice)."""
+    step's and its choice's weigh twice)."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = trunk(input_ids=batch.ids, use_cache=False).last_hidden_state
         flat = hidden.flatten(0, 1)  # [rows * length, hidden]
         logits = logits_of(flat[batch.at])
     scores = head.logits(flat[batch.judged_at])
     judged = functional.binary_cross_entropy_with_logits(scores, batch.labels, reduction="none")
-    judged = (judged * (1.0 + (batch.depth == 1))).sum()
+    first = (batch.depth == 1) | (batch.depth == -2)
+    judged = (judged * (1.0 + first)).sum()
     if not len(batch.at):
         return logits.sum() * 0.0, judged
     return soft_cross_entropy(logits, batch.target_ids, batch.target_shares), judged

@@ -122,6 +122,29 @@ def test_late_lies_are_true_until_the_last_step_or_the_answer() -> None:
     assert ends["right way"] > 50, "a lie where the truth could have been told"
 
 
+def test_of_a_solution_all_is_learned_but_what_the_last_step_comes_to() -> None:
+    """There the target could be copied, by who cannot tell what the step comes to."""
+    tokenizer = build_tokenizer()
+    sample = Corpus(4).solution()
+    batch = Encoder(tokenizer).encode([sample])
+    learned = tokenizer.decode(batch.ids[0, batch.at + 1].tolist())
+    *lines, last, answer = sample.lines
+    assert learned == "".join(lines) + last.partition(" =")[0] + " =" + answer + "</s>"
+
+
+def test_some_puzzles_are_missed_by_a_little_and_some_are_hit() -> None:
+    corpus = Corpus(8, Mixture(target_24=0.2))
+    by = [0, 0, 0]
+    for _ in range(400):
+        sample = corpus.dead_end()
+        step = parse_step(sample.lines[-2])
+        assert step is not None
+        miss = abs(step.result - sample.puzzle.target)
+        by[0 if not miss else 1 if miss <= 10 else 2] += 1
+        assert sample.puzzle.solvable
+    assert min(by) > 60, "the target says nothing of what the last step comes to"
+
+
 def test_of_a_dead_end_results_are_learned_and_what_follows_the_wrong_choice() -> None:
     tokenizer = build_tokenizer()
     sample = Sample(

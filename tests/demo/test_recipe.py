@@ -26,7 +26,8 @@ TINY_PLAN = Plan(
 
 def tiny_round(full: Round) -> Round:
     searches = full.searches and dataclasses.replace(full.searches, count=2)
-    return dataclasses.replace(full, searches=searches, plan=Joint(TINY_PLAN, rows=8))
+    plan, deepen = Joint(TINY_PLAN, rows=8), (0,) * bool(full.deepen)
+    return dataclasses.replace(full, searches=searches, plan=plan, deepen=deepen)
 
 
 TINY = Settings(

@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from demo.corpus import Corpus
+from demo.judge import judge_choices
 from demo.sampler import sample
 from demo.tokenizer import EOS_ID, build_tokenizer
 from demo.traces import read, sample_traces, trace_of, trace_of_sample
@@ -48,12 +49,19 @@ def test_a_walk_is_read_at_the_prompt_each_line_and_eos() -> None:
     for _ in range(50):
         walk = CORPUS.walk()
         trace = trace_of_sample(walk, TOKENIZER)
-        assert trace.labels == walk.labels
+        reads = list(zip(trace.depth, trace.labels, trace.ends, strict=True))
+        whole = [read for read in reads if read[0] >= -1]
+        assert tuple(label for _, label, _ in whole) == walk.labels
         assert trace.won == walk.labels[-1]
-        assert trace.depth == (*range(len(walk.lines)), -1)
+        assert tuple(depth for depth, _, _ in whole) == (*range(len(walk.lines)), -1)
         assert trace.ids[trace.ends[-1]] == EOS_ID
-        texts = [TOKENIZER.decode([trace.ids[end]]) for end in trace.ends]
+        texts = [TOKENIZER.decode([trace.ids[end]]) for _, _, end in whole]
         assert texts == [".\n", *[")\n"] * (len(walk.lines) - 1), "</s>"]
+        choices = [read for read in reads if read[0] < -1]
+        assert list(trace.ends) == sorted(trace.ends)
+        assert [depth for depth, _, _ in choices] == [-2 - n for n in range(len(walk.lines))]
+        assert tuple(label for _, label, _ in choices) == judge_choices(walk.puzzle, walk.lines)
+        assert all(TOKENIZER.decode([trace.ids[end]]) == " =" for _, _, end in choices)
 
 
 def test_an_unfinished_completion_is_wrong() -> None:
