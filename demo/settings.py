@@ -220,7 +220,7 @@ ROUNDS = (
         plan=Joint(
             replace(
                 _DEEP,
-                steps=750,
+                steps=932,
                 solutions=36,
                 openings=44,
                 walks=8,
@@ -285,9 +285,7 @@ class Settings:
     rollout_size: Size = ROLLOUT
     head: HeadPlan = field(default_factory=HeadPlan)
     rounds: tuple[Round, ...] = ROUNDS
-    ships: Mapping[int, float] = field(
-        default_factory=lambda: {2: 0.05, 3: 0.05, 4: 0.1, 5: 0.2, 6: 0.6}
-    )
+    ships: Mapping[int, float] = field(default_factory=lambda: {10: 0.35, 11: 0.65})
     """Shares of the rounds' weights, whose mean is what ships."""
     early_lies: int = 36_000
     late_lies: int = 60_000
