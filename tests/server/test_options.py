@@ -122,6 +122,7 @@ def test_a_stop_string_across_options_ends_the_text_before_it(http: httpx.Client
 def test_states_that_are_declared_the_same_are_grown_once(http: httpx.Client, method: str) -> None:
     search = {
         "method": method,
+        "step": {"until": "newline"},
         "merge": {"state": LEFT},
         "stop_when": {"score": None, "converged": False},
         "fallback": [],
