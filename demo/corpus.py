@@ -75,6 +75,7 @@ class Mixture:
 
 _WIDEST = 20
 _MISSES = (0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
+"""By how much a target that is drawn to what steps come to differs from it."""
 Part = Literal["policy", "critics", "held_out"]
 
 

@@ -287,8 +287,7 @@ class Engine:
         hidden = computed.hidden.unbind(0)
         logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
         # Whoever draws looks at the logits. The others' KV is handed on, and the device waited for.
-        handed_on = not all(run.draws_next for run, _ in batch)
-        finite = computed.finite() if handed_on else None
+        finite = None if all(run.draws_next for run, _ in batch) else computed.finite()
         end = 0
         for run, rows in batch:
             count, at = len(rows.tokens), end

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -17,9 +18,10 @@ from mcts_core.engine.sampler import Draw, sample
 from mcts_core.kv.branch import Branch, Copies, Ledger
 from mcts_core.kv.storage import KVStorage
 from mcts_core.models.decoder import Computed, Rows
-from mcts_core.search.work import Sampling
+from mcts_core.search.work import Boundary, Extend, Open, Opened, Sampling
 from mcts_core.transfer import packed, unpacked, upload, upload_all
 from tests.mcts_core.attention.varlen import attend_by_definition
+from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running
 from tests.mcts_core.far import FAR, FarDevice, HostWaits, far
 from tests.mcts_core.models_zoo import make, seat
 
@@ -172,6 +174,40 @@ def test_whether_blocks_are_finite_is_one_question() -> None:
         assert storage.finite([1, 3])
         storage.zero([2])
         assert storage.finite([2])
+
+
+def test_whether_all_is_finite_is_asked_only_where_kv_is_handed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The device is waited for then; a step that goes on with options waits for the draws alone."""
+    running = Running()
+    resident, forwards, asked = running.residents["policy"], list[int](), list[int]()
+    forward = resident.forward
+
+    def counted(*arguments: Any) -> Computed:
+        computed = forward(*arguments)
+        number = len(forwards)
+        forwards.append(number)
+
+        def finite() -> Sequence[bool]:
+            asked.append(number)
+            return computed.finite()
+
+        return replace(computed, finite=finite)
+
+    monkeypatch.setattr(resident, "forward", counted)
+
+    def plan() -> Plan:
+        (root,) = yield [Open(tuple(range(5, 16)))]
+        assert isinstance(root, Opened)
+        never_ends = Sampling(logit_bias=((END_TOKEN, -100.0),))
+        yield [Extend(root.state, never_ends, (0, 0), Boundary(), 9)]
+
+    running.run(plan())
+    running.idle()
+    running.close()
+    assert forwards == list(range(10))
+    assert asked == [0, 9], "the prompt, and the option's last token"
 
 
 @pytest.mark.gpu

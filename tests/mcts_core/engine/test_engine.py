@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from mcts_core.models.decoder import Computed
 from mcts_core.query import Reply
 from mcts_core.search.work import (
     Boundary,
@@ -297,37 +296,6 @@ def test_logits_that_are_not_finite_fail_their_own_request_only(
         assert facts(healthy) == facts(expected)
     assert {outcome.reason for outcome in sick if isinstance(outcome, Failed)} == {"numeric"}
     assert len([outcome for outcome in sick if isinstance(outcome, Failed)]) == 6
-
-
-def test_whether_all_is_finite_is_asked_only_where_kv_is_handed_on(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The device is waited for then; a step that goes on with options waits for the draws alone."""
-    resident, forwards, asked = running.residents["policy"], list[int](), list[int]()
-    forward = resident.forward
-
-    def counted(*arguments: Any) -> Computed:
-        computed = forward(*arguments)
-        number = len(forwards)
-        forwards.append(number)
-
-        def finite() -> Sequence[bool]:
-            asked.append(number)
-            return computed.finite()
-
-        return replace(computed, finite=finite)
-
-    monkeypatch.setattr(resident, "forward", counted)
-
-    def plan() -> Plan:
-        (root,) = yield [Open(PROMPT)]
-        assert isinstance(root, Opened)
-        never_ends = Sampling(logit_bias=((END_TOKEN, -100.0),))
-        yield [Extend(root.state, never_ends, (0, 0), Boundary(), 9)]
-
-    running.run(plan())
-    assert forwards == list(range(10))
-    assert asked == [0, 9], "the prompt, and the option's last token"
 
 
 def test_work_that_breaks_while_it_is_done_fails_alone(running: Running) -> None:
