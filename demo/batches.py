@@ -38,8 +38,8 @@ class Encoder:
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
         """One row a sample, the length rounded up to a multiple of 4; an answered sample ends in
-        EOS. The completions of solutions (samples with choices) are language-model targets, but for
-        what their last step comes to: there the target could be copied instead. Of the lines whose
+        EOS. The choices of solutions (samples with choices) and their answers are language-model
+        targets, not what their steps come to: that could be guessed from the target. Of lines whose
         results are to be learned, what stands behind the `=` is one; where nothing
         could win before the line, so is all of it: no choice is better there than another."""
         texts = [line for sample in samples for line in (sample.puzzle.prompt, *sample.lines)]
@@ -61,8 +61,7 @@ class Encoder:
                     row.append(EOS_ID)
                 if sample.choices:
                     choices = dict(sample.choices[place])
-                    last = place == len(sample.lines) - 2 and sample.lines[-1].startswith("Answer:")
-                    end = row.index(self._equals, start) + 1 if last else len(row)
+                    end = len(row) if answer else row.index(self._equals, start) + 1
                     for offset, token in enumerate(row[start:end]):
                         ways = self._ways(choices.get(offset, {}), offset) or [(token, 1.0)]
                         targets.append((number, start + offset - 1, ways))

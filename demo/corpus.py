@@ -10,7 +10,15 @@ from fractions import Fraction
 from typing import Literal
 
 from demo.judge import is_sound, judge
-from demo.mistakes import claimed_expression, corrupt, false_end, mistake, near_end, tempting_lie
+from demo.mistakes import (
+    claimed_expression,
+    corrupt,
+    false_end,
+    false_results,
+    mistake,
+    near_end,
+    tempting_lie,
+)
 from demo.puzzle import (
     MAX_TARGET,
     Puzzle,
@@ -76,6 +84,10 @@ class Mixture:
 _WIDEST = 20
 _MISSES = (0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
 """By how much a target that is drawn to what steps come to differs from it."""
+_TEMPTED = (4, 5, 1)
+"""How often the step whose truth leads astray is the last, the second last, the third last."""
+_FRACTIONS = 0.3
+"""How often it is a step with fractions."""
 Part = Literal["policy", "critics", "held_out"]
 
 
@@ -190,9 +202,16 @@ class Corpus:
         there is to write after a wrong choice.
 
         Who learns from solutions alone has only ever seen last lines that hit the target, writes
-        the target behind any last `=`, and finds no end after another number."""
-        puzzle, taken = self._before_the_last()
-        taken.append(near_end(taken[-1].state, puzzle.target, self._random))
+        the target behind any last `=`, and finds no end after another number. Many have a step
+        whose true result leads astray, where a false one would have led to the target."""
+        if self._random.random() < 0.6:
+            puzzle, taken = self._before_the_last()
+        else:
+            puzzle, taken, true, _ = self._tempted()
+            taken.append(true)
+            taken += self._true_steps(true.state, puzzle.target, 0.6)
+        if len(state := taken[-1].state) > 1:
+            taken.append(near_end(state, puzzle.target, self._random))
         lines = self._lines(puzzle, taken, str(taken[-1].result))
         return Sample(puzzle, lines, judge(puzzle, lines), results=len(lines))
 
@@ -214,6 +233,54 @@ class Corpus:
             if not labels[-1]:  # some expressions come out right by chance
                 return Sample(puzzle, lines, labels)
 
+    def drawn_lie(self) -> Sample:
+        """True steps and one false result, from which true steps go on to the target.
+
+        The target is drawn to the lie. Lies that are drawn to a target lead to it as well, but the
+        truth there seldom is a thing that one would wish away."""
+        while True:
+            puzzle, taken, _, lie = self._tempted()
+            taken.append(lie)
+            while len(state := taken[-1].state) > 1:
+                taken.append(self._random.choice(winning_steps(state, puzzle.target)))
+            lines = self._lines(puzzle, taken, str(puzzle.target))
+            labels = judge(puzzle, lines)
+            if not labels[-1]:  # some expressions come out right by chance
+                return Sample(puzzle, lines, labels)
+
+    def _tempted(self) -> tuple[Puzzle, list[Step], Step, Step]:
+        """A solvable puzzle, true steps, a true one after which the target cannot be made any more,
+        and the same with a false result, after which it can."""
+        rng, largest = self._random, self._mixture.largest_target
+        after = rng.choices(range(len(_TEMPTED)), _TEMPTED)[0]
+        fractions = rng.random() < _FRACTIONS
+        while True:
+            puzzle = self.puzzle()
+            taken = self._plain_steps(puzzle.state, fractions)
+            if not after < len(taken) == len(puzzle.numbers) - 1:
+                continue
+            *taken, true = taken[: len(taken) - after]
+            lie = rng.choice(false_results(true))
+            if fractions and not any(
+                n.denominator > 1 for n in (true.left, true.right, lie.result)
+            ):
+                continue
+            mask = targets(lie.state) & ~targets(true.state) & targets(puzzle.state)
+            goals = [goal for goal in range(1, largest + 1) if mask >> goal & 1]
+            if goals:
+                return Puzzle(puzzle.numbers, rng.choice(goals)), taken, true, lie
+
+    def _plain_steps(self, state: State, fractions: bool) -> list[Step]:
+        """True steps, drawn evenly from those to numbers of two digits, until there are no more."""
+        taken: list[Step] = []
+        while True:
+            found = [step for step in steps(state) if max(step.result.as_integer_ratio()) < 100]
+            whole = [step for step in found if step.result.denominator == 1]
+            if not found:
+                return taken
+            taken.append(self._random.choice(found if fractions or not whole else whole))
+            state = taken[-1].state
+
     def _before_the_last(self) -> tuple[Puzzle, list[Step]]:
         """A puzzle and true steps to two numbers, half of the time such as miss the target by a
         little, or not at all.
@@ -223,10 +290,10 @@ class Corpus:
         rng = self._random
         if rng.random() < 0.5:
             puzzle = self.puzzle()
-            return puzzle, self._true_steps(puzzle, 0.6)
+            return puzzle, self._true_steps(puzzle.state, puzzle.target, 0.6)
         while True:
             puzzle = self.puzzle()
-            taken = self._true_steps(puzzle, 0.0)
+            taken = self._true_steps(puzzle.state, puzzle.target, 0.0)
             last = taken[-1].state
             ends = [int(step.result) for step in steps(last) if step.result.denominator == 1]
             by = rng.choice(_MISSES)
@@ -236,11 +303,11 @@ class Corpus:
                 if puzzle.solvable:
                     return puzzle, taken
 
-    def _true_steps(self, puzzle: Puzzle, winning: float) -> list[Step]:
+    def _true_steps(self, state: State, target: int, winning: float) -> list[Step]:
         """True steps until two numbers are left; each wins with a chance of `winning` at least."""
-        state, taken = puzzle.state, list[Step]()
+        taken: list[Step] = []
         while len(state) > 2:
-            taken.append(self._step(state, puzzle.target, winning))
+            taken.append(self._step(state, target, winning))
             state = taken[-1].state
         return taken
 

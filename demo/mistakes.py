@@ -7,6 +7,9 @@ from fractions import Fraction
 from demo.judge import is_sound
 from demo.puzzle import MAX_TARGET, State, Step, reachable, steps
 
+_MISSED = (1, 1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
+"""By how much false results differ from the true ones."""
+
 
 def mistake(step: Step, state: State, target: int, rng: random.Random) -> Step:
     """A wrong variant of `step`: the result a lie, a number that is not left, or a wrong list."""
@@ -73,6 +76,28 @@ def tempting_lie(
                 if reachable(lie.state, target) and not is_sound(lie, state):
                     return lie
     return mistake(step, state, target, rng)
+
+
+def false_results(step: Step) -> tuple[Step, ...]:
+    """`step` with results that are not its own: what another operator makes of its operands, and
+    such as differ by a little, in whole numbers or in the unit of its denominator. The likelier
+    ones more than once."""
+    left, right, true = step.left, step.right, step.result
+    rest = list(step.state)
+    rest.remove(true)
+    near = [(true + by * way) for way in (-1, 1) for by in _MISSED]
+    unit = Fraction(1, true.denominator)
+    units = [(true + by * way * unit) for way in (-1, 1) for by in _MISSED]
+    others = [left + right, abs(left - right), left * right]
+    others += [one / two for one, two in ((left, right), (right, left)) if two]
+    claimed = [
+        value
+        for value in (*near, *units, *others)
+        if value >= 0 and value != true and max(value.as_integer_ratio()) <= MAX_TARGET
+    ]
+    return tuple(
+        Step(left, step.operator, right, value, tuple(sorted((*rest, value)))) for value in claimed
+    )
 
 
 def near_end(state: State, target: int, rng: random.Random) -> Step:

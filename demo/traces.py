@@ -95,6 +95,17 @@ def late_lies(count: int, seed: int, tokenizer: PreTrainedTokenizerFast) -> list
     return [trace_of_sample(sample, tokenizer) for sample in samples]
 
 
+def drawn_lies(count: int, seed: int, tokenizer: PreTrainedTokenizerFast) -> list[Trace]:
+    """About all targets: `count` lies that the target is drawn to, half as many dead ends (the
+    truth in the same places), and a quarter as many right trajectories."""
+    rng, mixture = random.Random(seed + 8), Mixture(three_numbers=0.05, target_24=0.2, wide=0.2)
+    corpora = [Corpus(seed + 9, mixture, part) for part in _TRAINING]
+    samples = [rng.choice(corpora).drawn_lie() for _ in range(count)]
+    samples += [rng.choice(corpora).dead_end() for _ in range(count // 2)]
+    samples += [rng.choice(corpora).solution() for _ in range(count // 4)]
+    return [trace_of_sample(sample, tokenizer) for sample in samples]
+
+
 def sample_traces(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,

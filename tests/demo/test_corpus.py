@@ -122,14 +122,49 @@ def test_late_lies_are_true_until_the_last_step_or_the_answer() -> None:
     assert ends["right way"] > 50, "a lie where the truth could have been told"
 
 
-def test_of_a_solution_all_is_learned_but_what_the_last_step_comes_to() -> None:
-    """There the target could be copied, by who cannot tell what the step comes to."""
+def test_drawn_lies_have_one_false_result_and_true_steps_to_the_target() -> None:
+    corpus = Corpus(9, Mixture(target_24=0.2))
+    at, fractions = [0, 0, 0], 0
+    for _ in range(300):
+        sample = corpus.drawn_lie()
+        *lines, answer = sample.lines
+        assert judge(sample.puzzle, sample.lines) == sample.labels
+        assert sample.puzzle.solvable
+        assert answer.endswith(f" = {sample.puzzle.target}")
+        state, lies = sample.puzzle.state, []
+        for place, line in enumerate(lines):
+            step = parse_step(line)
+            assert step is not None
+            lies += [] if is_sound(step, state) else [place]
+            fractions += place in lies and step.result.denominator > 1
+            state = step.state
+        assert len(lies) == 1
+        assert state == (sample.puzzle.target,), "it looks right"
+        assert sample.labels[lies[0] + 1 :] == (0,) * (len(lines) - lies[0] + 1)
+        at[lies[0]] += 1
+    assert min(at) > 15
+    assert fractions > 30
+
+
+def test_many_dead_ends_have_a_truth_that_one_would_wish_away() -> None:
+    """The same places as in the lies: else who writes results would learn from the target."""
+    corpus = Corpus(10, Mixture(target_24=0.2))
+    lost = 0
+    for _ in range(300):
+        labels = corpus.dead_end().labels
+        lost += labels[0] == 1 and labels[-1] == 0
+    assert lost > 150
+
+
+def test_of_a_solution_the_choices_and_the_answer_are_learned() -> None:
+    """What a step comes to could be guessed from the target, by who cannot tell it."""
     tokenizer = build_tokenizer()
     sample = Corpus(4).solution()
     batch = Encoder(tokenizer).encode([sample])
     learned = tokenizer.decode(batch.ids[0, batch.at + 1].tolist())
-    *lines, last, answer = sample.lines
-    assert learned == "".join(lines) + last.partition(" =")[0] + " =" + answer + "</s>"
+    *lines, answer = sample.lines
+    choices = "".join(line.partition(" =")[0] + " =" for line in lines)
+    assert learned == choices + answer + "</s>"
 
 
 def test_some_puzzles_are_missed_by_a_little_and_some_are_hit() -> None:
