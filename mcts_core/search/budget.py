@@ -12,8 +12,7 @@ from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Extend, Failed, Opened, Option, Outcome, Work
 
 _MARGIN = 1.5
-"""Finishing is given this much more time than it is expected to take; and, where options are in
-flight whose lengths nobody knows, this many more tokens."""
+"""Finishing is given this much more time, and so many more tokens, than it is expected to take."""
 
 
 class Meter:
@@ -27,12 +26,12 @@ class Meter:
     """
 
     __slots__ = (
+        "_alone",
         "_budget",
         "_ceiling",
         "_clock",
         "_deadline",
         "_ladder",
-        "_margin",
         "_max_depth",
         "_max_tokens",
         "_opened",
@@ -64,8 +63,8 @@ class Meter:
         self._budget = parameters.budget
         self._ceiling = inf if self._budget.tokens is None else self._budget.tokens
         self.costs = Costs(longest, readings)
+        self._alone = parameters.parallel == 1
         self._ladder = bool(parameters.fallback)
-        self._margin = _MARGIN if parameters.parallel > 1 else 1.0
         self._reservations: dict[int, int] = {}
         self._reserved = 0
         self._opened = 0
@@ -273,7 +272,7 @@ class Meter:
 
     def finishing(self, tree: Tree, node: Node) -> StopReason | None:
         """The limit that one more trajectory through `node` might break."""
-        if self._finishing_cost(tree, node) > self.tokens_left:
+        if self._finishing_cost(tree, node.length, node.depth) > self.tokens_left:
             return "tokens"
         left = inf if self._deadline is None else self._deadline - self._clock()
         if left <= self._seconds_left(tree, node):
@@ -290,7 +289,7 @@ class Meter:
         if self.hurried(tree):
             return 1, 1
         steps = self.steps_left(tree, node)
-        spare = self.tokens_left - self._finishing_cost(tree, node)
+        spare = self.tokens_left - self._finishing_cost(tree, node.length, node.depth)
         paths = min(1 + spare / (steps * self.costs.option), self.tokens_left / self.costs.roomy)
         if self._budget.nodes is not None:
             paths = min(paths, (self._budget.nodes - tree.nodes) / steps)
@@ -301,31 +300,49 @@ class Meter:
         below = min(draws, whole // states)
         return min(beams, whole // below), below
 
-    def _finishing_cost(self, tree: Tree, node: Node) -> float:
-        """Tokens of a trajectory's rest whose options are all as long as the longest so far."""
-        return self.steps_left(tree, node) * self.costs.high
+    def finishable(self, tree: Tree, nodes: Sequence[Node]) -> list[Node]:
+        """Those of `nodes` from which the tokens left should suffice to finish a trajectory; if
+        there is none, those that take the fewest."""
+        costs = [self._finishing_cost(tree, node.length, node.depth) for node in nodes]
+        most = max(self.tokens_left / _MARGIN, min(costs, default=0.0))
+        return [node for node, cost in zip(nodes, costs, strict=True) if cost <= most]
+
+    def _finishing_cost(self, tree: Tree, length: int, depth: int) -> float:
+        """Tokens, of all models, that the rest of a trajectory is expected to cost, of which there
+        are `length` tokens in `depth` options."""
+        return self.tokens_to_go(tree, length, depth) * self.costs.token
 
     def _kept_back(self, tree: Tree) -> float:
-        """Tokens for one trajectory, as long as there is none and it is known what options cost;
-        nothing where the request allows no ladder to spend them."""
+        """Tokens to finish the longest path with, as long as there is no trajectory and it is known
+        what options cost; nothing where the request allows no ladder to spend them. With several
+        simulations at a time as many as a whole trajectory takes: they spend without knowing of
+        each other."""
         if tree.finished or not (self.costs.options and self._ladder):
             return 0.0
-        return self._margin * self._finishing_cost(tree, tree.root)
+        reached = tree.length if self._alone else 0
+        return _MARGIN * self._finishing_cost(tree, reached, 0)
 
     def _seconds_left(self, tree: Tree, node: Node) -> float:
         """To the end of a trajectory through `node`, at the pace that was seen last. Before the
         first option it may be as long as is allowed."""
-        tokens: float = self._max_tokens - node.length
-        if (costs := self.costs).options:
-            tokens = min(tokens, self.steps_left(tree, node) * costs.tokens / costs.options)
-        return tokens * self._pace
+        if not self.costs.options:
+            return (self._max_tokens - node.length) * self._pace
+        return self.tokens_to_go(tree, node.length, node.depth) * self._pace
 
     def steps_left(self, tree: Tree, node: Node) -> int:
-        """Options that are expected to follow `node`, at least one: as many as bring it to the mean
-        depth of the terminals. When there is none yet, to twice the depth reached, since there is
-        more below than what was seen, but at least to four; at most to `max_depth`."""
-        if tree.terminals:
-            depth = ceil(sum(end.depth for end in tree.terminals) / len(tree.terminals))
-        else:
-            depth = max(4, 2 * tree.depth)
-        return max(1, min(self._max_depth, depth) - node.depth)
+        """Options that are expected to follow `node`, at least one."""
+        costs = self.costs
+        mean = costs.tokens / costs.options if costs.options else costs.longest
+        steps = ceil(self.tokens_to_go(tree, node.length, node.depth) / max(1.0, mean))
+        return max(1, min(steps, self._max_depth - node.depth))
+
+    def tokens_to_go(self, tree: Tree, length: int, depth: int) -> int:
+        """Tokens that are expected to follow `length` ones in `depth` options, at least those of
+        the longest option so far: as many as make a trajectory as long as the longest that came to
+        its end. Where none did, to twice the length reached, since there is more below than what
+        was seen, but at least to four of the longest options. At most to a limit of the request.
+        """
+        longest = self.costs.longest
+        whole = tree.longest or max(4 * longest, 2 * tree.length)
+        rest = min(max(whole - length, longest), (self._max_depth - depth) * longest)
+        return max(1, min(rest, self._max_tokens - length))

@@ -16,16 +16,16 @@ class Costs:
 
     __slots__ = (
         "_grown",
-        "_longest",
         "_rolled",
         "beside",
-        "high",
         "length",
+        "longest",
         "longest_rollout",
         "models",
         "option",
         "options",
         "roomy",
+        "token",
         "tokens",
     )
 
@@ -33,7 +33,6 @@ class Costs:
         """`longest`: the most tokens that an option may have; `readings`: how many models of
         critics read an option's tokens beside the policy."""
         self._grown = 0
-        self._longest = 0
         self._rolled = 0
         self.models = 1 + readings
         """That every token of an option goes through."""
@@ -41,6 +40,8 @@ class Costs:
         """Drawn so far."""
         self.tokens = 0
         """Of all of them."""
+        self.longest = longest
+        """Tokens of the longest option so far; before the first, the most that one may have."""
         self.longest_rollout = 0
         self.option = float(longest)
         """Mean of an option, with its scores and rollouts; before the first, its most tokens."""
@@ -52,19 +53,22 @@ class Costs:
         that are must not make the search as narrow as if all were."""
         self.roomy = self.length * self.models
         """Of an option of that `length`."""
-        self.high = self.option
-        """Of an option as long as the longest so far, without rollouts: what a step costs where a
-        trajectory is to be finished."""
+        self.token = float(self.models)
+        """Mean of an option's token, with scores but without rollouts: what it costs to finish a
+        trajectory."""
 
     def take(self, outcome: Outcome) -> None:
         """Counts what has grown the tree."""
         self._grown += outcome.spent
         if isinstance(outcome, Extended):
+            longest = 0 if not self.options else self.longest
             for option in outcome.options:
                 length = len(option.tokens)
                 self.tokens += length
-                if length > self._longest:
-                    self._longest = length
+                if length > longest:
+                    longest = length
+            if outcome.options:
+                self.longest = longest
             self.options += len(outcome.options)
         elif isinstance(outcome, RolledOut):
             self._rolled += outcome.spent
@@ -86,7 +90,7 @@ class Costs:
         self.option = each if each > 1.0 else 1.0
         self.beside = each - own if each > own else 0.0
         roomy = _LENGTH_MARGIN * mean
-        self.length = roomy if roomy < self._longest else float(self._longest)
+        self.length = roomy if roomy < self.longest else float(self.longest)
         self.roomy = self.length * self.models + self.beside
         plain = max(1.0, each - self._rolled / self.options)
-        self.high = plain * self._longest / mean
+        self.token = plain / mean

@@ -325,8 +325,14 @@ class Evaluation:
             self._meter.reserve(work, limit * models + reading)
             reading = 0
         outcomes = yield works
-        done = [outcome.scores for outcome in outcomes if isinstance(outcome, RolledOut)]
-        means = {name: _mean(s[name] for s in done if name in s) for name in critics}
+        done = [outcome for outcome in outcomes if isinstance(outcome, RolledOut)]
+        for each in done:
+            if each.finish == "stop":
+                tree.longest = max(tree.longest, node.length + len(each.tokens))
+        means = {
+            name: _mean(each.scores[name] for each in done if name in each.scores)
+            for name in critics
+        }
         self._take(node, {name: mean for name, mean in means.items() if mean is not None})
 
 

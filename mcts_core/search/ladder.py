@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mcts_core.search.beam import beam
 from mcts_core.search.budget import Meter
@@ -18,12 +18,20 @@ from mcts_core.search.work import Failed
 class Ladder:
     """Goes down the rungs that the request allows, each starting from the tree's best nodes.
 
-    What was found before stays in the tree. A rung is taken with as much width as the tokens left
-    pay for. As long as there is no terminal it may go on beyond the budget, up to what one plain
-    completion costs: its prompt and `max_tokens`.
+    What was found before stays in the tree. A rung starts from nodes that can be finished with the
+    tokens left, and with as much width as they pay for. As long as there is no terminal it may go
+    on beyond the budget, up to what one plain completion costs: its prompt and `max_tokens`.
     """
 
-    __slots__ = ("_evaluation", "_expansion", "_max_tokens", "_meter", "_parameters", "fallback")
+    __slots__ = (
+        "_enough",
+        "_evaluation",
+        "_expansion",
+        "_max_tokens",
+        "_meter",
+        "_parameters",
+        "fallback",
+    )
 
     def __init__(
         self,
@@ -32,12 +40,15 @@ class Ladder:
         expansion: Expansion,
         evaluation: Evaluation,
         meter: Meter,
+        enough: Callable[[Tree], bool],
     ) -> None:
+        """`enough`: whether what was found is so good that nothing more is to be."""
         self._parameters = parameters
         self._max_tokens = max_tokens
         self._expansion = expansion
         self._evaluation = evaluation
         self._meter = meter
+        self._enough = enough
         self.fallback: Fallback | None = None
         """The last rung that was taken."""
 
@@ -72,7 +83,9 @@ class Ladder:
         meter = self._meter
 
         def plan(states: Sequence[Node]) -> tuple[int, int, int] | None:
-            if meter.used_up or (tree.finished and meter.finishing(tree, states[0])):
+            if self._enough(tree) or meter.used_up:
+                return None
+            if tree.finished and meter.finishing(tree, states[0]):
                 return None
             beams, draws = meter.widest(tree, states[0], min(width, len(states)), width)
             return beams, draws, meter.share(self._max_tokens, beams * draws)
@@ -96,6 +109,7 @@ class Ladder:
 
     def _starts(self, tree: Tree, rung: Rung) -> list[Node]:
         """Nodes that can be gone on from, best first: leaves, or inner nodes if there is no leaf.
+        If none can be finished with the tokens left, those that come nearest to it.
 
         `sample` takes no steps, so that nodes at `max_depth` will do, too.
         """
@@ -109,7 +123,8 @@ class Ladder:
         ]
         leaves = [node for node in usable if not node.children]
         starts = leaves or [node for node in usable if not node.solved]
-        return sorted(starts, key=self._evaluation.rank, reverse=True)
+        starts.sort(key=self._evaluation.rank, reverse=True)
+        return self._meter.finishable(tree, starts)
 
     def _free(self, tree: Tree, keep: Sequence[Node]) -> None:
         """Gives back the KV of all nodes but `keep`, and but ends that are still to be scored."""

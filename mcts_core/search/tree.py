@@ -213,6 +213,8 @@ class Tree:
         "depth",
         "exact_priors",
         "high",
+        "length",
+        "longest",
         "low",
         "merged",
         "nodes",
@@ -245,6 +247,10 @@ class Tree:
         self.pruned: list[Node] = []
         """Nodes that are no longer part of the tree."""
         self.depth = 0
+        self.length = 0
+        """Completion tokens of the longest path that is not at its end."""
+        self.longest = 0
+        """Completion tokens of the longest trajectory that came to its end here or in a rollout."""
         self.merged = 0
         """Drawn options that were already there."""
         self.absorbed = 0
@@ -280,11 +286,13 @@ class Tree:
         parent.children.append(child)
         parent.priors += child.likelihood
         if end is None:
+            self.length = max(self.length, child.length)
             parent.open += 1
             parent.blocked = False
             child.blocked = True
         elif end == "stop":
             self.terminals.append(child)
+            self.longest = max(self.longest, child.length)
             above: Node | None = parent
             while above is not None and not above.finished:
                 above.finished = True
@@ -335,6 +343,7 @@ class Tree:
         parent.open = int(not child.solved)
         parent.closed = True
         self.settle(parent)
+        self.length = max(node.length for node in self.walk() if node.end is None)
         return pruned
 
     def walk(self) -> Iterator[Node]:

@@ -68,7 +68,12 @@ class TreeSearch(ABC):
         self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
         self._poll = Poll(self._evaluation)
         self._ladder = Ladder(
-            parameters, task.max_tokens, self._expansion, self._evaluation, self._meter
+            parameters,
+            task.max_tokens,
+            self._expansion,
+            self._evaluation,
+            self._meter,
+            self.good_enough,
         )
         self._commitment: Commitment | None = None
         if parameters.commits(task.n):

@@ -276,6 +276,43 @@ def test_whatever_is_in_flight_leaves_room_to_finish(
     assert result.trajectories[0].finish_reason == "stop"
 
 
+def test_what_is_still_to_be_written_is_told_by_what_was_written() -> None:
+    """At first four of the longest options; then as much again; then what has come to its end."""
+    parameters = SearchParameters(critics=VALUE, budget=Budget(tokens=500), max_depth=9)
+    meter = Meter(parameters, Clock(), 0.0, 50, 100)
+    tree = new_tree()
+    assert meter.tokens_to_go(tree, 0, 0) == 100, "max_tokens: nothing is known yet"
+    meter.commit(WORK, Extended((option("abcde"), option("ab")), spent=7))
+    node = tree.add(tree.root, option("abcde"), None, "mcts")
+    assert meter.tokens_to_go(tree, 0, 0) == 20
+    for _ in range(3):
+        node = tree.add(node, option("abcde"), None, "mcts")
+    assert meter.tokens_to_go(tree, 0, 0) == 40
+    assert meter.tokens_to_go(tree, node.length, node.depth) == 20
+    assert meter.tokens_to_go(tree, node.length, 7) == 10, "two more options are allowed"
+    assert meter.steps_left(tree, node) == 5, "options have 3.5 tokens on average"
+    tree.add(node, option("abcdef"), "stop", "mcts")
+    assert meter.tokens_to_go(tree, 0, 0) == 26
+    assert meter.tokens_to_go(tree, node.length, node.depth) == 6
+    assert meter.tokens_to_go(tree, 25, 3) == 5, "an option at least"
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_rollouts_tell_how_long_a_trajectory_is(parallel: int) -> None:
+    """A path takes about 30 tokens, but after the first option nothing in the tree says so."""
+    parameters = SearchParameters(
+        critics={"orm": 1.0},
+        rollouts=Rollouts(count=1, max_tokens=60),
+        budget=Budget(tokens=200),
+        parallel=parallel,
+        stop_when=ON,
+    )
+    search, tree = grow(parameters, world=World(critic_noise=0.5), max_tokens=60)
+    assert isinstance(search.result, SearchResult)
+    assert search.result.trajectories[0].finish_reason == "stop"
+    assert tree.longest > 25
+
+
 def in_steps(
     method: str, steps: float, **fields: object
 ) -> tuple[SearchResult | SearchFailed, Tree | None]:

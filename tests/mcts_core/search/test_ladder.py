@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcts_core.search.methods import METHODS
-from mcts_core.search.parameters import Budget, SearchParameters, StopWhen
+from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
 from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import Extend, FailureReason, Open, Rollout, Score, Work
 from tests.mcts_core.search.world import World, build, drive, grow, solve
@@ -29,6 +29,39 @@ def test_a_budget_without_a_terminal_is_finished_from_the_best_nodes() -> None:
     opened = [work for work in world.done if isinstance(work, Open)]
     assert len(opened) == 1
     assert all(node.depth > 1 for node in beams), "it goes on from nodes, not from the prompt"
+
+
+def test_what_cannot_be_finished_any_more_is_nothing_to_start_from() -> None:
+    """The best nodes may be shallow ones, and a whole trajectory more than there is left."""
+    for tokens in range(50, 200, 5):
+        world = World(critic_noise=0.5)
+        parameters = SearchParameters(
+            critics=CRITICS,
+            budget=Budget(tokens=tokens),
+            stop_when=StopWhen(converged=False),
+            width=Width(rule="progressive", root=(4, 40), inner=(1, 8)),
+            parallel=1,
+        )
+        result = solve(world, parameters, max_tokens=60)
+        assert result.trajectories[0].finish_reason == "stop"
+        prompt = len(world.prompt)
+        assert world.spent <= max(tokens, prompt + 60)
+
+
+def test_a_rung_ends_with_what_is_good_enough() -> None:
+    """The first of its beams to finish may be; the others would only cost."""
+    spent = []
+    for score in (None, 0.1):
+        world = World(critic_noise=0.5)
+        parameters = SearchParameters(
+            critics=CRITICS,
+            budget=Budget(simulations=4),
+            stop_when=StopWhen(converged=False, score=score),
+        )
+        result = solve(world, parameters)
+        assert result.fallback is not None
+        spent.append(world.spent)
+    assert spent[1] < spent[0]
 
 
 def test_without_a_ladder_the_best_unfinished_node_is_returned_scored() -> None:

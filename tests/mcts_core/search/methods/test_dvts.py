@@ -79,10 +79,10 @@ def test_the_kv_of_what_is_done_with_is_given_back() -> None:
 
 
 def test_subtrees_that_the_budget_has_no_room_for_come_after_the_others() -> None:
-    parameters = dvts(Width(beam=3, subtrees=4), critics={"noise": 1.0}, budget=Budget(nodes=24))
+    parameters = dvts(Width(beam=3, subtrees=4), critics={"noise": 1.0}, budget=Budget(nodes=20))
     search, tree = grow(parameters)
     assert isinstance(search.result, SearchResult)
-    assert tree.nodes <= 24
+    assert tree.nodes <= 20
     assert (search.result.method, search.result.fallback) == ("dvts", None)
     assert 1 < len({subtree(node) for node in tree.terminals}) < 4
 
