@@ -34,6 +34,7 @@ from demo.settings import Settings
 from demo.traces import (
     Reads,
     Trace,
+    drawn_lies,
     early_lies,
     late_lies,
     read,
@@ -136,6 +137,7 @@ class Recipe:
         found["near"] = [trace_of_sample(miss, tokenizer) for miss in near]
         found["lies"] = early_lies(s.early_lies, self._seed, tokenizer)
         found["late"] = late_lies(s.late_lies, self._seed, tokenizer)
+        found["drawn"] = drawn_lies(s.drawn_lies, self._seed, tokenizer)
         for name, traces in found.items():
             self._keep(name, traces)
 

@@ -42,6 +42,7 @@ TINY = Settings(
     rounds=tuple(map(tiny_round, ROUNDS)),
     early_lies=8,
     late_lies=6,
+    drawn_lies=6,
     policy_traces=16,
     rollout_traces=8,
     walks=16,
