@@ -271,6 +271,8 @@ def test_pruning_keeps_what_is_known_of_what_stays(data: st.DataObject) -> None:
         assert tree.terminals == [node for node in found if node not in gone], "in their order"
         scored = [node for node in tree.terminals if node.score is not None]
         assert tree.best is max(scored, key=lambda node: node.score or 0.0, default=None)
+        assert tree.length == max(node.length for node in kept if node.end is None)
+        assert tree.longest == max((node.length for node in found), default=0)
         above = base.path()[:-1]
         assert all(node.closed and len(node.children) == 1 for node in above)
         for node in kept:
