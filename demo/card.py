@@ -100,6 +100,7 @@ def _card(measured: Mapping[str, Any]) -> str:
         lies_orm=notes["outcomes"]["early lies accepted by orm"],
         late_prm=notes["outcomes"]["late lies accepted by prm"],
         late_orm=notes["outcomes"]["late lies accepted by orm"],
+        drawn_orm=notes["outcomes"]["drawn lies accepted by orm"],
         rollout_steps=notes["rollout"]["steps"],
         megabytes=measured["bytes"] / 1e6,
     )
@@ -143,10 +144,10 @@ that are new to it.
 Policy: {policy_steps} steps, then {refine_steps} with its own steps among the walks of the
 process-reward loss, then {widen_steps} with larger numbers and with near misses among the walks,
 then {join_steps} together with the critics, the last of them mostly about other targets than 24
-and with dead ends, whose true last lines it learns to write (who has only read solutions writes
-the target behind any last `=`). Halfway through these it got three more layers, which at first
-change nothing (`demo/deepen.py`). Several rounds start from means of earlier rounds' weights, and
-what ships is such a mean.
+and with dead ends: from them alone it learns in the end what steps come to (who
+has only read solutions writes what leads to the target). Halfway through these it got three more
+layers, which at first change nothing (`demo/deepen.py`). Several rounds start from means of earlier
+rounds' weights, and what ships is such a mean.
 Rollout: {rollout_steps} steps. Shares of puzzles solved, in percent; a single sample and at least
 one of 20 at temperature 1, on the 100 test
 puzzles; last column: greedy on all solvable held-out puzzles of target 24.
@@ -199,8 +200,9 @@ Early lies are right but for a number in one of the first steps that was not lef
 puzzles the PRM accepts {lies_prm:.1%} of those in a first step, and the ORM {lies_orm:.1%} of all
 such trajectories. Late lies are true steps and a last one that claims the target, or right steps
 and a wrong answer line; about held-out puzzles with any target the PRM accepts {late_prm:.1%} of
-the false last steps, and the ORM {late_orm:.1%} of all such trajectories. Searches find both kinds;
-samples seldom show them.
+the false last steps, and the ORM {late_orm:.1%} of all such trajectories. Drawn lies are one false
+result at any step, and true steps on to a target that is drawn to it; the ORM accepts
+{drawn_orm:.1%}. Searches find all three kinds; samples seldom show them.
 
 ## Known limits
 

@@ -228,10 +228,11 @@ class Recipe:
             notes[name] = outcome_figures(scores_of(heads["orm"], reads.hidden), reads.won)
         early = Corpus(self._seed + 30, Mixture(target_24=1.0), "held_out").early_lie
         late = Corpus(self._seed + 31, Mixture(0.0, 0.0), "held_out").late_lie
-        for name, lie, step in (("early", early, 1), ("late", late, 3)):
+        drawn = Corpus(self._seed + 32, Mixture(0.0, 0.0), "held_out").drawn_lie
+        for name, lie, step in (("early", early, 1), ("late", late, 3), ("drawn", drawn, None)):
             lies = [lie() for _ in range(s.measured_puzzles)]
             reads = read(policy.model, [trace_of_sample(sample, tokenizer) for sample in lies])
-            places: dict[Kind, int] = {"prm": step, "orm": -1}
+            places: dict[Kind, int] = {"orm": -1} if step is None else {"prm": step, "orm": -1}
             for kind, depth in places.items():
                 wrong = reads.only((reads.depth == depth) & (reads.labels < 0.5))
                 share = (scores_of(heads[kind], wrong.hidden) > 0.5).float().mean()

@@ -238,7 +238,7 @@ ROUNDS = (
         plan=Joint(
             replace(
                 _DEEP,
-                steps=1_600,
+                steps=1_768,
                 solutions=32,
                 openings=40,
                 walks=8,
@@ -310,7 +310,7 @@ class Settings:
     rollout_size: Size = ROLLOUT
     head: HeadPlan = field(default_factory=HeadPlan)
     rounds: tuple[Round, ...] = ROUNDS
-    ships: Mapping[int, float] = field(default_factory=lambda: {10: 0.35, 11: 0.65})
+    ships: Mapping[int, float] = field(default_factory=lambda: {10: 0.1225, 11: 0.2275, 12: 0.65})
     """Shares of the rounds' weights, whose mean is what ships."""
     early_lies: int = 36_000
     late_lies: int = 60_000
