@@ -315,12 +315,13 @@ class Meter:
     def _kept_back(self, tree: Tree) -> float:
         """Tokens to finish the longest path with, as long as there is no trajectory and it is known
         what options cost; nothing where the request allows no ladder to spend them. With several
-        simulations at a time as many as a whole trajectory takes: they spend without knowing of
+        simulations at a time more than a whole trajectory takes: they spend without knowing of
         each other."""
         if tree.finished or not (self.costs.options and self._ladder):
             return 0.0
-        reached = tree.length if self._alone else 0
-        return _MARGIN * self._finishing_cost(tree, reached, 0)
+        if self._alone:
+            return self._finishing_cost(tree, tree.length, 0)
+        return _MARGIN * self._finishing_cost(tree, 0, 0)
 
     def _seconds_left(self, tree: Tree, node: Node) -> float:
         """To the end of a trajectory through `node`, at the pace that was seen last. Before the
