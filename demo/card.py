@@ -144,10 +144,10 @@ that are new to it.
 Policy: {policy_steps} steps, then {refine_steps} with its own steps among the walks of the
 process-reward loss, then {widen_steps} with larger numbers and with near misses among the walks,
 then {join_steps} together with the critics, the last of them mostly about other targets than 24
-and with dead ends: from them alone it learns in the end what steps come to (who
-has only read solutions writes what leads to the target). Halfway through these it got three more
-layers, which at first change nothing (`demo/deepen.py`). Several rounds start from means of earlier
-rounds' weights, and what ships is such a mean.
+and with dead ends: from them alone it learns in the end what steps come to (who has only read
+solutions writes what leads to the target). Halfway through these it got three more layers, which
+at first change nothing (`demo/deepen.py`). Several rounds start from means of earlier rounds'
+weights, and what ships is such a mean.
 Rollout: {rollout_steps} steps. Shares of puzzles solved, in percent; a single sample and at least
 one of 20 at temperature 1, on the 100 test
 puzzles; last column: greedy on all solvable held-out puzzles of target 24.
