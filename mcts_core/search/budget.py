@@ -12,7 +12,8 @@ from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Extend, Failed, Opened, Option, Outcome, Work
 
 _MARGIN = 1.5
-"""Finishing is given this much more time, and so many more tokens, than it is expected to take."""
+"""Finishing is given this much more time than it is expected to take, and so many more tokens where
+a limit is final."""
 
 
 class Meter:
@@ -26,7 +27,6 @@ class Meter:
     """
 
     __slots__ = (
-        "_alone",
         "_budget",
         "_ceiling",
         "_clock",
@@ -63,7 +63,6 @@ class Meter:
         self._budget = parameters.budget
         self._ceiling = inf if self._budget.tokens is None else self._budget.tokens
         self.costs = Costs(longest, readings)
-        self._alone = parameters.parallel == 1
         self._ladder = bool(parameters.fallback)
         self._reservations: dict[int, int] = {}
         self._reserved = 0
@@ -193,8 +192,7 @@ class Meter:
         if count == 1:
             return 1
         if self._budget.tokens is not None:
-            spare = self.tokens_left - self._kept_back(tree)
-            count = max(1, min(count, int(spare / self.costs.roomy)))
+            count = max(1, min(count, int(self._spare(tree, tree.root) / self.costs.roomy)))
         while count > 1 and self.exhausted(tree, count, self.flying):
             count -= 1
         return count
@@ -249,15 +247,31 @@ class Meter:
         leave what it takes to finish a trajectory."""
         if self._budget.tokens is None:
             return longest
-        room = self.room - self._kept_back(tree) - reading
+        room = self._spare(tree, tree.root) - reading
         each = int(min(longest, room / (count * models)))
         return each if each >= min(self.costs.longest_rollout or longest, longest) else 0
 
-    def short(self, tree: Tree) -> StopReason | None:
-        """ "tokens" if what is left of them just suffices to complete one trajectory."""
-        if self._budget.tokens is not None and self.tokens_left <= self._kept_back(tree):
-            return "tokens"
-        return None
+    def scarce(self, tree: Tree) -> bool:
+        """Whether nothing may be spent any more if a whole trajectory is still to be finished."""
+        return self._budget.tokens is not None and self._spare(tree, tree.root) <= 0
+
+    def short(self, tree: Tree, start: Callable[[Tree], Node | None]) -> StopReason | None:
+        """ "tokens" if what is left of them just suffices to finish the trajectory through `start`,
+        where the ladder would go on. It is asked only when they are scarce: finding it takes a walk
+        through the tree."""
+        if not self.scarce(tree):
+            return None
+        node = start(tree)
+        return "tokens" if node is None or self._spare(tree, node) <= 0 else None
+
+    def abreast(self, tree: Tree, most: int) -> int:
+        """How many simulations may be under way at once, at most `most`: as long as there is no
+        trajectory, no more than what is left could finish. They do not know of each other's
+        results, and a tree that all of them have widened is never deep."""
+        whole = self._kept_back(tree, tree.root)
+        if self._budget.tokens is None or not whole:
+            return most
+        return max(1, min(most, int((self._budget.tokens - self.spent) / whole)))
 
     def hurried(self, tree: Tree) -> bool:
         """Whether the time left may just suffice to finish one trajectory, and there is none yet.
@@ -272,7 +286,7 @@ class Meter:
 
     def finishing(self, tree: Tree, node: Node) -> StopReason | None:
         """The limit that one more trajectory through `node` might break."""
-        if self._finishing_cost(tree, node.length, node.depth) > self.tokens_left:
+        if self._finishing_cost(tree, node) > self.tokens_left:
             return "tokens"
         left = inf if self._deadline is None else self._deadline - self._clock()
         if left <= self._seconds_left(tree, node):
@@ -289,7 +303,7 @@ class Meter:
         if self.hurried(tree):
             return 1, 1
         steps = self.steps_left(tree, node)
-        spare = self.tokens_left - self._finishing_cost(tree, node.length, node.depth)
+        spare = self.tokens_left - self._finishing_cost(tree, node)
         paths = min(1 + spare / (steps * self.costs.option), self.tokens_left / self.costs.roomy)
         if self._budget.nodes is not None:
             paths = min(paths, (self._budget.nodes - tree.nodes) / steps)
@@ -301,49 +315,52 @@ class Meter:
         return min(beams, whole // below), below
 
     def finishable(self, tree: Tree, nodes: Sequence[Node]) -> list[Node]:
-        """Those of `nodes` from which the tokens left should suffice to finish a trajectory; if
-        there is none, those that take the fewest."""
-        costs = [self._finishing_cost(tree, node.length, node.depth) for node in nodes]
-        most = max(self.tokens_left / _MARGIN, min(costs, default=0.0))
+        """Those of `nodes` from which there should be room to finish a trajectory; if there is
+        none, those that take the fewest tokens."""
+        costs = [self._finishing_cost(tree, node) for node in nodes]
+        most = max(self.room, min(costs, default=0.0))
         return [node for node, cost in zip(nodes, costs, strict=True) if cost <= most]
 
-    def _finishing_cost(self, tree: Tree, length: int, depth: int) -> float:
-        """Tokens, of all models, that the rest of a trajectory is expected to cost, of which there
-        are `length` tokens in `depth` options."""
-        return self.tokens_to_go(tree, length, depth) * self.costs.token
+    def _spare(self, tree: Tree, node: Node) -> float:
+        """Tokens that may be spent before the rest should go into finishing a trajectory through
+        `node`: what that is expected to cost is kept of the budget, and more of what the ladder may
+        spend (`finish`), since there it must end."""
+        cost = self._kept_back(tree, node)
+        most = max(self._ceiling, self._opened + self._max_tokens) if cost else self._ceiling
+        return min(self.tokens_left - cost, most - self.spent - self._reserved - _MARGIN * cost)
 
-    def _kept_back(self, tree: Tree) -> float:
-        """Tokens to finish the longest path with, as long as there is no trajectory and it is known
-        what options cost; nothing where the request allows no ladder to spend them. With several
-        simulations at a time more than a whole trajectory takes: they spend without knowing of
-        each other."""
+    def _kept_back(self, tree: Tree, node: Node) -> float:
+        """Tokens to finish a trajectory through `node` with, as long as there is none and it is
+        known what options cost; nothing where the request allows no ladder to spend them."""
         if tree.finished or not (self.costs.options and self._ladder):
             return 0.0
-        if self._alone:
-            return self._finishing_cost(tree, tree.length, 0)
-        return _MARGIN * self._finishing_cost(tree, 0, 0)
+        return self._finishing_cost(tree, node)
+
+    def _finishing_cost(self, tree: Tree, node: Node) -> float:
+        """Tokens, of all models, that the rest of a trajectory through `node` should cost."""
+        return self.tokens_to_go(tree, node) * self.costs.token
 
     def _seconds_left(self, tree: Tree, node: Node) -> float:
         """To the end of a trajectory through `node`, at the pace that was seen last. Before the
         first option it may be as long as is allowed."""
         if not self.costs.options:
             return (self._max_tokens - node.length) * self._pace
-        return self.tokens_to_go(tree, node.length, node.depth) * self._pace
+        return self.tokens_to_go(tree, node) * self._pace
 
     def steps_left(self, tree: Tree, node: Node) -> int:
         """Options that are expected to follow `node`, at least one."""
         costs = self.costs
         mean = costs.tokens / costs.options if costs.options else costs.longest
-        steps = ceil(self.tokens_to_go(tree, node.length, node.depth) / max(1.0, mean))
+        steps = ceil(self.tokens_to_go(tree, node) / max(1.0, mean))
         return max(1, min(steps, self._max_depth - node.depth))
 
-    def tokens_to_go(self, tree: Tree, length: int, depth: int) -> int:
-        """Tokens that are expected to follow `length` ones in `depth` options, at least those of
-        the longest option so far: as many as make a trajectory as long as the longest that came to
-        its end. Where none did, to twice the length reached, since there is more below than what
-        was seen, but at least to four of the longest options. At most to a limit of the request.
+    def tokens_to_go(self, tree: Tree, node: Node) -> int:
+        """Tokens that are expected to follow `node`, at least those of the longest option so far:
+        as many as make a trajectory as long as the longest that came to its end. Where none did, to
+        twice the length reached, since there is more below than what was seen, but at least to four
+        of the longest options. At most to a limit of the request.
         """
         longest = self.costs.longest
         whole = tree.longest or max(4 * longest, 2 * tree.length)
-        rest = min(max(whole - length, longest), (self._max_depth - depth) * longest)
-        return max(1, min(rest, self._max_tokens - length))
+        rest = min(max(whole - node.length, longest), (self._max_depth - node.depth) * longest)
+        return max(1, min(rest, self._max_tokens - node.length))

@@ -327,7 +327,7 @@ class Evaluation:
         outcomes = yield works
         done = [outcome for outcome in outcomes if isinstance(outcome, RolledOut)]
         for each in done:
-            if each.finish == "stop":
+            if each.finish != "length":
                 tree.longest = max(tree.longest, node.length + len(each.tokens))
         means = {
             name: _mean(each.scores[name] for each in done if name in each.scores)

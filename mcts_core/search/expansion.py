@@ -192,7 +192,7 @@ class Expansion:
             if grown:
                 self._drop(best)
                 return grown, None
-            if node.closed or self._meter.exhausted(tree, count) or self._meter.short(tree):
+            if node.closed or self._meter.exhausted(tree, count) or self._meter.scarce(tree):
                 break
         if best is None:
             return [], landed

@@ -18,9 +18,9 @@ from mcts_core.search.work import Failed
 class Ladder:
     """Goes down the rungs that the request allows, each starting from the tree's best nodes.
 
-    What was found before stays in the tree. A rung starts from nodes that can be finished with the
-    tokens left, and with as much width as they pay for. As long as there is no terminal it may go
-    on beyond the budget, up to what one plain completion costs: its prompt and `max_tokens`.
+    What was found before stays in the tree. A rung has as much width as the tokens left pay for. As
+    long as there is no terminal it may go on beyond the budget, up to what one plain completion
+    costs: its prompt and `max_tokens`.
     """
 
     __slots__ = (
@@ -63,7 +63,7 @@ class Ladder:
         self._expansion.transpositions.forget()  # a rung grows its own frontier only
         for rung in rungs:
             width = self._parameters.width.beam
-            starts = self._starts(tree, rung)[:width]
+            starts = self._meter.finishable(tree, self._starts(tree, rung))[:width]
             if not starts or self._meter.used_up:
                 continue
             if rung == "sample":
@@ -78,6 +78,11 @@ class Ladder:
                 yield from attempt(self._sample(tree, starts))
             if len(tree.terminals) > found:
                 return
+
+    def start(self, tree: Tree) -> Node | None:
+        """What the first rung would go on from first."""
+        starts = self._starts(tree, "beam")
+        return starts[0] if starts else None
 
     def _beam(self, tree: Tree, starts: Sequence[Node], width: int) -> Steps[None]:
         meter = self._meter
@@ -109,7 +114,6 @@ class Ladder:
 
     def _starts(self, tree: Tree, rung: Rung) -> list[Node]:
         """Nodes that can be gone on from, best first: leaves, or inner nodes if there is no leaf.
-        If none can be finished with the tokens left, those that come nearest to it.
 
         `sample` takes no steps, so that nodes at `max_depth` will do, too.
         """
@@ -124,7 +128,7 @@ class Ladder:
         leaves = [node for node in usable if not node.children]
         starts = leaves or [node for node in usable if not node.solved]
         starts.sort(key=self._evaluation.rank, reverse=True)
-        return self._meter.finishable(tree, starts)
+        return starts
 
     def _free(self, tree: Tree, keep: Sequence[Node]) -> None:
         """Gives back the KV of all nodes but `keep`, and but ends that are still to be scored."""

@@ -100,7 +100,9 @@ class TreeSearch(ABC):
     def parallel(self) -> int:
         """Most generators in flight."""
         most = self._task.parameters.parallel
-        return 1 if self.hurried or self._meter.blind(most) else most
+        if self._tree is None or self.hurried or self._meter.blind(most):
+            return 1
+        return self._meter.abreast(self._tree, most)
 
     @property
     def hurried(self) -> bool:

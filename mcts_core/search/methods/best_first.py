@@ -79,7 +79,7 @@ class BestFirst(TreeSearch):
             self._take_winners(None)
         reached = meter.reached(tree)
         if reached is None and not tree.finished and parameters.fallback:
-            return meter.short(tree)
+            return meter.short(tree, self._ladder.start)
         return reached
 
     def committed(self) -> None:

@@ -53,7 +53,7 @@ class MCTS(TreeSearch):
             return "exhausted"
         reached = meter.reached(tree)
         if reached is None and not tree.finished and parameters.fallback:
-            return meter.short(tree)
+            return meter.short(tree, self._ladder.start)
         return reached
 
     @property

@@ -281,20 +281,63 @@ def test_what_is_still_to_be_written_is_told_by_what_was_written() -> None:
     parameters = SearchParameters(critics=VALUE, budget=Budget(tokens=500), max_depth=9)
     meter = Meter(parameters, Clock(), 0.0, 50, 100)
     tree = new_tree()
-    assert meter.tokens_to_go(tree, 0, 0) == 100, "max_tokens: nothing is known yet"
+    assert meter.tokens_to_go(tree, tree.root) == 100, "max_tokens: nothing is known yet"
     meter.commit(WORK, Extended((option("abcde"), option("ab")), spent=7))
     node = tree.add(tree.root, option("abcde"), None, "mcts")
-    assert meter.tokens_to_go(tree, 0, 0) == 20
+    assert meter.tokens_to_go(tree, tree.root) == 20
     for _ in range(3):
         node = tree.add(node, option("abcde"), None, "mcts")
-    assert meter.tokens_to_go(tree, 0, 0) == 40
-    assert meter.tokens_to_go(tree, node.length, node.depth) == 20
-    assert meter.tokens_to_go(tree, node.length, 7) == 10, "two more options are allowed"
+    assert meter.tokens_to_go(tree, tree.root) == 40
+    assert meter.tokens_to_go(tree, node) == 20
     assert meter.steps_left(tree, node) == 5, "options have 3.5 tokens on average"
     tree.add(node, option("abcdef"), "stop", "mcts")
-    assert meter.tokens_to_go(tree, 0, 0) == 26
-    assert meter.tokens_to_go(tree, node.length, node.depth) == 6
-    assert meter.tokens_to_go(tree, 25, 3) == 5, "an option at least"
+    assert meter.tokens_to_go(tree, tree.root) == 26
+    assert meter.tokens_to_go(tree, node) == 6
+    last = tree.add(node, option("abcde"), None, "mcts")
+    assert meter.tokens_to_go(tree, last) == 5, "an option at least"
+
+
+def test_no_more_is_expected_than_the_depth_allows() -> None:
+    parameters = SearchParameters(critics=VALUE, budget=Budget(tokens=500), max_depth=3)
+    meter = Meter(parameters, Clock(), 0.0, 50, 100)
+    tree = new_tree()
+    meter.commit(WORK, Extended((option("abcde"),), spent=5))
+    node = tree.add(tree.root, option("abcde"), None, "mcts")
+    assert meter.tokens_to_go(tree, node) == 10
+
+
+def test_what_finishes_the_best_path_is_kept_back() -> None:
+    """Not what finishes the longest: its critics may have given it up, and the best ones may be
+    short. Before a limit that the ladder may not break there is half as much again."""
+    for tokens, ceiling in ((100, False), (300, True)):
+        parameters = SearchParameters(critics=VALUE, budget=Budget(tokens=tokens), parallel=1)
+        meter = Meter(parameters, Clock(), 0.0, 50, 150)
+        tree = new_tree()
+        meter.commit(WORK, Extended((option("abcdefghij"),), spent=10))
+        long = short = tree.add(tree.root, option("abcdefghij"), None, "mcts")
+        long = tree.add(long, option("abcdefghij"), None, "mcts")
+        kept = {node: 40 - node.length for node in (long, short)}
+        for node in (long, short):
+            left = int(kept[node] * 1.5) if ceiling else kept[node]
+            for spare, reason in ((1, None), (0, "tokens")):
+                meter.spent = tokens - left - spare
+                assert meter.short(tree, lambda tree, node=node: node) == reason
+        assert meter.short(tree, lambda tree: None) == "tokens"
+        meter.spent = 0
+        assert meter.short(tree, lambda tree: pytest.fail("tokens are not scarce")) is None
+
+
+def test_no_more_simulations_are_under_way_than_could_be_finished() -> None:
+    meter = Meter(SearchParameters(critics=VALUE, budget=Budget(tokens=400)), Clock(), 0.0, 50, 100)
+    tree = new_tree()
+    assert meter.abreast(tree, 16) == 16, "nothing is known yet"
+    meter.commit(WORK, Extended((option("abcdefghij"),), spent=10))
+    assert meter.abreast(tree, 16) == 9, "40 tokens each"
+    assert meter.abreast(tree, 4) == 4
+    meter.spent = 390
+    assert meter.abreast(tree, 16) == 1
+    tree.add(tree.root, option("a"), "stop", "mcts")
+    assert meter.abreast(tree, 16) == 16, "there is a trajectory"
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
@@ -303,13 +346,13 @@ def test_rollouts_tell_how_long_a_trajectory_is(parallel: int) -> None:
     parameters = SearchParameters(
         critics={"orm": 1.0},
         rollouts=Rollouts(count=1, max_tokens=60),
-        budget=Budget(tokens=200),
+        budget=Budget(tokens=200, simulations=2),
+        fallback=(),
         parallel=parallel,
         stop_when=ON,
     )
-    search, tree = grow(parameters, world=World(critic_noise=0.5), max_tokens=60)
-    assert isinstance(search.result, SearchResult)
-    assert search.result.trajectories[0].finish_reason == "stop"
+    _, tree = grow(parameters, world=World(critic_noise=0.5), max_tokens=60)
+    assert not tree.finished
     assert tree.longest > 25
 
 
