@@ -69,11 +69,12 @@ class Resident:
         return self.decoder.forward(sequences, self.storage, self.reads)
 
     @torch.inference_mode()
-    def score(self, critic: str, hidden: Sequence[torch.Tensor]) -> list[float]:
-        """The critic's scores of states, from their last tokens' hidden states `[hidden]` each."""
+    def score(self, critic: str, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The critic's scores `[states]` float32, on the device, from the states' last tokens'
+        hidden states `[hidden]` each."""
         padding = [hidden[-1]] * (-len(hidden) % VECTOR_ROWS)
         scores = self.heads[critic](torch.stack([*hidden, *padding]))
-        return [float(score) for score in scores[: len(hidden)].tolist()]
+        return scores[: len(hidden)].float().reshape(len(hidden))
 
     def scrub(self, branch: Branch) -> None:
         """Zeroes a branch's own blocks: after a failure they may hold values that are not finite,

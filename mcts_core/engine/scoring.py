@@ -14,6 +14,7 @@ from mcts_core.engine.seating import RELEASED, Seating
 from mcts_core.engine.session import Job, Session
 from mcts_core.engine.state import NodeState, Seat
 from mcts_core.search.work import Failed
+from mcts_core.transfer import read_back
 
 _log = structlog.get_logger(__name__)
 
@@ -92,22 +93,27 @@ class Scoring:
         ]
 
     def run(self) -> bool:
-        """Computes all scores that were asked for, one call for each critic; False if none was."""
+        """Computes all scores that were asked for, one call for each critic, and reads them back
+        together; False if none was."""
         waiting, self._waiting = self._waiting, []
-        by_critic: dict[tuple[str, str], list[int]] = {}
-        for index, score in enumerate(waiting):
-            by_critic.setdefault((score.model, score.critic), []).append(index)
-        for (model, critic), indices in by_critic.items():
-            hidden = [waiting[index].hidden for index in indices]
+        by_critic: dict[tuple[str, str], list[HeadScore]] = {}
+        for score in waiting:
+            by_critic.setdefault((score.model, score.critic), []).append(score)
+        scored: list[HeadScore] = []
+        found: list[torch.Tensor] = []
+        for (model, critic), scores in by_critic.items():
             try:
-                values = self._residents[model].score(critic, hidden)
+                values = self._residents[model].score(critic, [each.hidden for each in scores])
             except Exception as error:
                 _log.exception("critic failed", critic=critic)
-                for index in indices:
-                    waiting[index].settle(Failed("critic_error", f"{critic}: {error}"))
+                for each in scores:
+                    each.settle(Failed("critic_error", f"{critic}: {error}"))
                 continue
-            for index, value in zip(indices, values, strict=True):
-                waiting[index].take(value)
+            scored += scores
+            found.append(values)
+        if found:
+            for each, (value,) in zip(scored, read_back(torch.cat(found)[:, None]), strict=True):
+                each.take(value)
         return bool(waiting)
 
     def drop(self, session: Session) -> None:
