@@ -79,6 +79,9 @@ class Mixture:
     largest_target: int = 100
     wide: float = 0.0
     """The share of puzzles whose numbers go up to 20: so many that they cannot be memorised."""
+    fractional: float = 0.0
+    """The share of puzzles that fractions alone can solve, whatever the target; of those that are
+    just drawn, one in forty is such."""
 
 
 _WIDEST = 20
@@ -130,9 +133,16 @@ class Corpus:
         if self._wide and rng.random() < mixture.wide:
             pool = self._wide
         wants_24 = rng.random() < mixture.target_24
+        fractional = mixture.fractional > 0 and rng.random() < mixture.fractional
+        if fractional:
+            wants_24 = False
+            pool = self._fours if pool is self._threes else pool  # three numbers never need them
         while True:
             numbers = list(rng.choice(pool))
-            mask = targets(tuple(map(Fraction, numbers))) & ((2 << mixture.largest_target) - 2)
+            state = tuple(map(Fraction, numbers))
+            mask = targets(state) & ((2 << mixture.largest_target) - 2)
+            if fractional:
+                mask &= ~targets(state, fractions=False)
             if (wants_24 and not mask >> 24 & 1) or not mask:
                 continue
             goals = [goal for goal in range(1, mixture.largest_target + 1) if mask >> goal & 1]

@@ -59,7 +59,9 @@ def stages(settings: Settings) -> tuple[str, ...]:
     """The names of all stages, in order."""
     joint: list[str] = []
     for number, plan in enumerate(settings.rounds, 1):
-        joint += [f"search_{number}"] * (plan.searches is not None) + [f"join_{number}"]
+        joint += [f"search_{number}"] * (plan.searches is not None)
+        joint += [f"sample_{number}"] * (plan.samples is not None)
+        joint.append(f"join_{number}")
     first = ("policy", "refine", "widen", "rollout", "traces", "scouts")
     return (*first, *joint, "card")
 
@@ -95,6 +97,8 @@ class Recipe:
                 self._scouts()
             case "search":
                 self._search(int(number))
+            case "sample":
+                self._sample_round(int(number))
             case "join":
                 self._join(int(number))
             case "card":
@@ -176,11 +180,21 @@ class Recipe:
         }
         (folder / "served.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
         seed = self._seed + plan.seed
-        puzzles = searching_puzzles(plan.count, seed, plan.puzzles)
+        puzzles = training_mixture(plan.count, seed, plan.puzzles)
         place = (folder, load_model(folder / "policy"), self._tokenizer())
         traces = searched_traces(*place, puzzles, seed, self._settings.temperature)
         self._note(f"search_{number}", {"searches": len(puzzles), "leaves": len(traces)})
         self._keep(f"search_{number}", traces)
+
+    def _sample_round(self, number: int) -> None:
+        """Completions of training puzzles by the policy that the round starts from."""
+        plan = self._settings.rounds[number - 1].samples
+        assert plan is not None
+        seed = self._seed + plan.seed
+        puzzles = training_mixture(plan.count, seed, plan.puzzles)
+        policy = load_model(self._start(number) / "policy")
+        traces = sample_traces(policy, self._tokenizer(), puzzles, seed, plan.temperature)
+        self._keep(f"sample_{number}", traces)
 
     def _join(self, number: int) -> None:
         """The policy and its critics, trained together; after the last round, the mean that
@@ -298,8 +312,8 @@ def training_puzzles(count: int, seed: int, rng: random.Random) -> list[Puzzle]:
     return found
 
 
-def searching_puzzles(count: int, seed: int, mixture: Mixture) -> list[Puzzle]:
-    """Distinct draws to search in: half of them of the multisets that only critics train on."""
+def training_mixture(count: int, seed: int, mixture: Mixture) -> list[Puzzle]:
+    """Distinct draws: half of them of the multisets that only critics train on."""
     parts: Sequence[Part] = ("critics", "policy")
     corpora = [Corpus(seed + 20, mixture, part) for part in parts]
     return [corpora[at % len(corpora)].puzzle() for at in range(count)]

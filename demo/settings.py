@@ -32,6 +32,19 @@ class Searches:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Completions by the policy that a round starts from, for the critics to learn from: of far
+    more puzzles than can be searched, and so of what a search sees first."""
+
+    seed: int
+    """Of the puzzles; the recipe's is added."""
+    count: int
+    temperature: float
+    puzzles: Mixture
+    """What is completed, half of it of the multisets that only critics train on."""
+
+
+@dataclass(frozen=True)
 class Round:
     """The policy and its critics trained together, as a rule on searches with those there are."""
 
@@ -39,8 +52,10 @@ class Round:
     solved: Mixture
     """The puzzles that the policy learns to solve."""
     shares: Mapping[str, float]
-    """What the critics learn from: traces by name; those of round n's searches are `search_n`."""
+    """What the critics learn from: traces by name; those of round n's searches are `search_n`, of
+    its samples `sample_n`."""
     searches: Searches | None = None
+    samples: Samples | None = None
     start: Mapping[int, float] = field(default_factory=dict)
     """Shares of earlier rounds' weights, whose mean it starts from; empty: the round before."""
     deepen: tuple[int, ...] = ()
@@ -258,6 +273,39 @@ ROUNDS = (
             670, 1_400, _CHOOSING, Mixture(three_numbers=0.03, target_24=0.2, wide=0.15)
         ),
         start={10: 0.35, 11: 0.65},
+    ),
+    Round(
+        plan=Joint(
+            replace(
+                _DEEP,
+                minutes=38.0,
+                solutions=32,
+                openings=40,
+                walks=8,
+                first_steps=48,
+                dead_ends=60,
+                adam_rate=5e-4,
+            ),
+            rows=112,
+        ),
+        solved=replace(_DEEP_SOLVED, fractional=0.15),
+        shares={
+            **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.05, "late": 0.16},
+            **{"drawn": 0.19, "search_13": 0.36, "sample_13": 0.2},
+        },
+        searches=Searches(
+            770,
+            2_300,
+            _CHOOSING,
+            Mixture(three_numbers=0.03, target_24=0.2, wide=0.15, fractional=0.13),
+        ),
+        samples=Samples(
+            870,
+            36_000,
+            1.1,
+            Mixture(three_numbers=0.03, target_24=0.2, wide=0.15, fractional=0.33),
+        ),
+        start={10: 0.1225, 11: 0.2275, 12: 0.65},
     ),
 )
 

@@ -71,6 +71,19 @@ def test_three_number_puzzles_can_be_asked_for_alone() -> None:
     assert {len(corpus.puzzle().numbers) for _ in range(20)} == {3}
 
 
+def test_puzzles_that_need_fractions_can_be_asked_for() -> None:
+    corpus = Corpus(3, Mixture(three_numbers=0.5, wide=0.2, fractional=1.0))
+    for _ in range(40):
+        sample = corpus.solution()
+        assert sample.puzzle.solvable
+        assert not reachable(sample.puzzle.state, sample.puzzle.target, fractions=False)
+        assert "/" in sample.lines[0].partition("=")[2], "a quotient is left"
+    some = Corpus(3, Mixture(fractional=0.3))
+    asked = [some.puzzle() for _ in range(400)]
+    need = [not reachable(each.state, each.target, fractions=False) for each in asked]
+    assert 0.2 < sum(need) / len(need) < 0.4
+
+
 def test_early_lies_are_lies_that_lead_to_the_target() -> None:
     corpus = Corpus(5)
     samples = [corpus.early_lie() for _ in range(200)]

@@ -26,8 +26,9 @@ TINY_PLAN = Plan(
 
 def tiny_round(full: Round) -> Round:
     searches = full.searches and dataclasses.replace(full.searches, count=2)
+    samples = full.samples and dataclasses.replace(full.samples, count=8)
     plan, deepen = Joint(TINY_PLAN, rows=8), (0,) * bool(full.deepen)
-    return dataclasses.replace(full, searches=searches, plan=plan, deepen=deepen)
+    return dataclasses.replace(full, searches=searches, samples=samples, plan=plan, deepen=deepen)
 
 
 TINY = Settings(
