@@ -278,7 +278,7 @@ ROUNDS = (
         plan=Joint(
             replace(
                 _DEEP,
-                minutes=38.0,
+                steps=1_417,
                 solutions=32,
                 openings=40,
                 walks=8,
@@ -358,7 +358,9 @@ class Settings:
     rollout_size: Size = ROLLOUT
     head: HeadPlan = field(default_factory=HeadPlan)
     rounds: tuple[Round, ...] = ROUNDS
-    ships: Mapping[int, float] = field(default_factory=lambda: {10: 0.1225, 11: 0.2275, 12: 0.65})
+    ships: Mapping[int, float] = field(
+        default_factory=lambda: {10: 0.06125, 11: 0.11375, 12: 0.325, 13: 0.5}
+    )
     """Shares of the rounds' weights, whose mean is what ships."""
     early_lies: int = 36_000
     late_lies: int = 60_000
