@@ -127,7 +127,8 @@ completion  13 - 9 = 4 (left: 4 4 10)\\n
 
 3 or 4 numbers from 1 to 13 (in most of the last training stretch up to 20, so many that they cannot
 be memorised), targets 1 to 100 (half of the training puzzles ask for 24, in the end a third),
-intermediate integers up to 999 and fractions written `8/3`. Differences are larger - smaller.
+intermediate integers up to 999 and fractions written `8/3`. In the last round one puzzle in seven
+can be solved with fractions alone. Differences are larger - smaller.
 
 ## Held out
 
@@ -206,7 +207,8 @@ result at any step, and true steps on to a target that is drawn to it; the ORM a
 
 ## Known limits
 
-- A search can only follow steps that the policy proposes.
+- A search can only follow steps that the policy proposes. Puzzles that need fractions are its
+  weakest: one in forty is such, where targets are drawn from all that can be made.
 - The critics are learned: some wrong trajectories pass (table above), among them some with a wrong
   answer line after right steps. Where an answer has to be
   right, check it.
