@@ -268,10 +268,11 @@ class Meter:
         """How many simulations may be under way at once, at most `most`: as long as there is no
         trajectory, no more than what is left could finish. They do not know of each other's
         results, and a tree that all of them have widened is never deep."""
-        whole = self._kept_back(tree, tree.root)
-        if self._budget.tokens is None or not whole:
+        if self._budget.tokens is None or tree.finished or most == 1:
             return most
-        return max(1, min(most, int((self._budget.tokens - self.spent) / whole)))
+        whole = self._kept_back(tree, tree.root)
+        left = self._budget.tokens - self.spent
+        return max(1, min(most, int(left / whole))) if whole else most
 
     def hurried(self, tree: Tree) -> bool:
         """Whether the time left may just suffice to finish one trajectory, and there is none yet.
