@@ -180,7 +180,7 @@ class Recipe:
         }
         (folder / "served.yaml").write_text(yaml.safe_dump(manifest), encoding="utf-8")
         seed = self._seed + plan.seed
-        puzzles = training_mixture(plan.count, seed, plan.puzzles)
+        puzzles = distinct_puzzles(plan.count, seed, plan.puzzles)
         place = (folder, load_model(folder / "policy"), self._tokenizer())
         traces = searched_traces(*place, puzzles, seed, self._settings.temperature)
         self._note(f"search_{number}", {"searches": len(puzzles), "leaves": len(traces)})
@@ -191,7 +191,7 @@ class Recipe:
         plan = self._settings.rounds[number - 1].samples
         assert plan is not None
         seed = self._seed + plan.seed
-        puzzles = training_mixture(plan.count, seed, plan.puzzles)
+        puzzles = distinct_puzzles(plan.count, seed, plan.puzzles)
         policy = load_model(self._start(number) / "policy")
         traces = sample_traces(policy, self._tokenizer(), puzzles, seed, plan.temperature)
         self._keep(f"sample_{number}", traces)
@@ -312,7 +312,7 @@ def training_puzzles(count: int, seed: int, rng: random.Random) -> list[Puzzle]:
     return found
 
 
-def training_mixture(count: int, seed: int, mixture: Mixture) -> list[Puzzle]:
+def distinct_puzzles(count: int, seed: int, mixture: Mixture) -> list[Puzzle]:
     """Distinct draws: half of them of the multisets that only critics train on."""
     parts: Sequence[Part] = ("critics", "policy")
     corpora = [Corpus(seed + 20, mixture, part) for part in parts]
