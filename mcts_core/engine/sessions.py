@@ -90,15 +90,16 @@ class Sessions:
         """Lets a search decide. Its error is its own: the request fails, the others go on."""
         try:
             work = call()
+            for piece in work:
+                if isinstance(piece, Announce):  # of a step that settled the search, too
+                    session.emit(TokenEvent(0, piece.text, piece.logprobs))
             if session.search.result is not None:
                 self._finish(session)
                 return
             for piece in work:
                 if isinstance(piece, Release):
                     self._jobs.release(piece)
-                elif isinstance(piece, Announce):
-                    session.emit(TokenEvent(0, piece.text, piece.logprobs))
-                else:
+                elif not isinstance(piece, Announce):
                     self._jobs.submit(session, piece)
             if not session.jobs:
                 raise RuntimeError("it waits for nothing and has no result")

@@ -153,13 +153,6 @@ class Meter:
         `max_tokens`."""
         self._ceiling = max(self._ceiling, self._opened + self._max_tokens)
 
-    def blind(self, parallel: int) -> bool:
-        """Whether so many first options at once might leave too little to finish a trajectory:
-        nothing is known of their length yet."""
-        if self._budget.tokens is None or self.costs.options:
-            return False
-        return parallel * self.costs.option + self._max_tokens > self.tokens_left
-
     @property
     def used_up(self) -> bool:
         """Whether there is no room for another token."""
@@ -267,9 +260,13 @@ class Meter:
     def abreast(self, tree: Tree, most: int) -> int:
         """How many simulations may be under way at once, at most `most`: as long as there is no
         trajectory, no more than what is left could finish. They do not know of each other's
-        results, and a tree that all of them have widened is never deep."""
+        results, and a tree that all of them have widened is never deep. Before the first option,
+        when nothing is known of their length, one or all."""
         if self._budget.tokens is None or tree.finished or most == 1:
             return most
+        if not self.costs.options:
+            room = self.tokens_left - self._max_tokens
+            return most if most * self.costs.option <= room else 1
         whole = self._kept_back(tree, tree.root)
         left = self._budget.tokens - self.spent
         return max(1, min(most, int(left / whole))) if whole else most

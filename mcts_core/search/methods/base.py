@@ -100,7 +100,7 @@ class TreeSearch(ABC):
     def parallel(self) -> int:
         """Most generators in flight."""
         most = self._task.parameters.parallel
-        if self._tree is None or self.hurried or self._meter.blind(most):
+        if self._tree is None or self.hurried:
             return 1
         return self._meter.abreast(self._tree, most)
 

@@ -330,7 +330,8 @@ def test_what_finishes_the_best_path_is_kept_back() -> None:
 def test_no_more_simulations_are_under_way_than_could_be_finished() -> None:
     meter = Meter(SearchParameters(critics=VALUE, budget=Budget(tokens=400)), Clock(), 0.0, 50, 100)
     tree = new_tree()
-    assert meter.abreast(tree, 16) == 16, "nothing is known yet"
+    assert meter.abreast(tree, 16) == 1, "nothing is known yet: 50 tokens each, and 100 to finish"
+    assert meter.abreast(tree, 6) == 6
     meter.commit(WORK, Extended((option("abcdefghij"),), spent=10))
     assert meter.abreast(tree, 16) == 9, "40 tokens each"
     assert meter.abreast(tree, 4) == 4
@@ -354,6 +355,11 @@ def test_rollouts_tell_how_long_a_trajectory_is(parallel: int) -> None:
     _, tree = grow(parameters, world=World(critic_noise=0.5), max_tokens=60)
     assert not tree.finished
     assert tree.longest > 25
+    whole = parameters.model_copy(
+        update={"budget": Budget(tokens=200), "fallback": SearchParameters().fallback}
+    )
+    result = solve(World(critic_noise=0.5), whole, max_tokens=60)
+    assert result.trajectories[0].finish_reason == "stop"
 
 
 def in_steps(
