@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mcts_core.search import readout
 from mcts_core.search.budget import Meter
 from mcts_core.search.evaluation import Evaluation
+from mcts_core.search.outlook import Outlook
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Announce, Work
 
@@ -25,13 +26,23 @@ class Commitment:
     divides its budget over the steps that are expected (`follow`).
     """
 
-    __slots__ = ("_evaluation", "_marks", "_meter", "_outbox", "_readout", "_stream", "base")
+    __slots__ = (
+        "_evaluation",
+        "_marks",
+        "_meter",
+        "_outbox",
+        "_outlook",
+        "_readout",
+        "_stream",
+        "base",
+    )
 
     def __init__(
         self,
         order: readout.Readout,
         evaluation: Evaluation,
         meter: Meter,
+        outlook: Outlook,
         outbox: list[Work],
         *,
         stream: bool,
@@ -40,6 +51,7 @@ class Commitment:
         self._readout = order
         self._evaluation = evaluation
         self._meter = meter
+        self._outlook = outlook
         self._outbox = outbox
         self._stream = stream
         self._marks: tuple[float, ...] = ()
@@ -74,7 +86,7 @@ class Commitment:
             if leader is None or leader.depth <= base.depth:
                 return
             step = leader.path()[base.depth + 1]
-            steps = self._meter.steps_left(tree, base)
+            steps = self._outlook.steps_left(tree, base)
             if leader.end == "stop":
                 steps = leader.depth - base.depth
             common = all(step in node.path() for node in states)

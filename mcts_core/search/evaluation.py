@@ -8,6 +8,7 @@ from math import inf, isfinite, isinf
 
 from mcts_core.search.budget import Meter
 from mcts_core.search.flow import Steps, WorkFailed
+from mcts_core.search.outlook import Outlook
 from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import (
@@ -50,6 +51,7 @@ class Evaluation:
         "_meter",
         "_outbox",
         "_outcome_critics",
+        "_outlook",
         "_process_critics",
         "_prompt_length",
         "_reading_critics",
@@ -63,9 +65,10 @@ class Evaluation:
         "step_critics",
     )
 
-    def __init__(self, task: Task, meter: Meter, outbox: list[Work]) -> None:
+    def __init__(self, task: Task, meter: Meter, outlook: Outlook, outbox: list[Work]) -> None:
         parameters = task.parameters
         self._meter = meter
+        self._outlook = outlook
         self._prompt_length = len(task.prompt)
         self._reading_critics = task.reading_critics
         self._actions_to_end = task.actions_to_end
@@ -206,19 +209,29 @@ class Evaluation:
                 self._lose(name, single.message)
         return scores
 
-    def evaluate(self, tree: Tree, node: Node, scores: Mapping[str, float]) -> Steps[None]:
-        """Takes `scores` over and asks for what else there is to know about `node`."""
+    def evaluate(self, tree: Tree, node: Node, scores: Mapping[str, float]) -> Steps[None] | None:
+        """Takes `scores` over. If there is more to know about `node`, the steps that ask for it."""
         self._take(node, scores)
+        if node.end is not None or (self.rollouts and self.outcome_critics):
+            return self._ask(tree, node)
+        self._evaluated(tree, node)
+        return None
+
+    def _ask(self, tree: Tree, node: Node) -> Steps[None]:
+        """An end is scored by every critic; what is unfinished gets rollouts."""
         try:
             if node.end is not None:
                 unread = self._unread(node, self.missing(node))
                 if not unread or unread <= self._meter.room:
                     yield from self.complete(node)
-            elif self.rollouts and (critics := self.outcome_critics):
+            elif critics := self.outcome_critics:
                 yield from self._roll_out(tree, node, critics)
         finally:
-            self.note(tree, node)
-            node.blocked = False
+            self._evaluated(tree, node)
+
+    def _evaluated(self, tree: Tree, node: Node) -> None:
+        self.note(tree, node)
+        node.blocked = False
         if node.end == "stop" or node.length >= self._max_tokens:
             self.release(node)
 
@@ -305,7 +318,7 @@ class Evaluation:
         limit = min(self._rollouts.max_tokens, self._max_tokens - node.length)
         reading = self._prompt_length + node.length - self._read(node, critics)
         reading += self._unread(node, critics)
-        limit = self._meter.rollout(tree, limit, count, reading, models)
+        limit = self._outlook.rollout(tree, limit, count, reading, models)
         if not limit:
             return
         actions = self._actions_to_end(node.depth)

@@ -10,6 +10,7 @@ from mcts_core.search.draws import Draws
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
 from mcts_core.search.merge import Likeness
+from mcts_core.search.outlook import Outlook
 from mcts_core.search.parameters import Merge
 from mcts_core.search.task import Task
 from mcts_core.search.transpositions import Key, StateRuleTooSlow, Transpositions
@@ -30,6 +31,7 @@ class Expansion:
         "_likeness",
         "_meter",
         "_outbox",
+        "_outlook",
         "_redraws",
         "_width",
         "draws",
@@ -43,6 +45,7 @@ class Expansion:
         width: AdaptiveWidth,
         evaluation: Evaluation,
         meter: Meter,
+        outlook: Outlook,
         outbox: list[Work],
     ) -> None:
         parameters = task.parameters
@@ -56,6 +59,7 @@ class Expansion:
         self._width = width
         self._evaluation = evaluation
         self._meter = meter
+        self._outlook = outlook
         self._outbox = outbox
         self.failure: Failed | None = None
         """The last failure that closed a node."""
@@ -78,10 +82,15 @@ class Expansion:
             node.pending -= count
             self._block(node)
             tree.settle(node)
-        yield from gather(
-            [self._evaluation.evaluate(tree, child, option.scores) for child, option in grown]
-        )
-        return [child for child, _ in grown], merged
+        new: list[Node] = []
+        asking: list[Steps[None]] = []
+        for child, option in grown:
+            new.append(child)
+            if (steps := self._evaluation.evaluate(tree, child, option.scores)) is not None:
+                asking.append(steps)
+        if asking:
+            yield from gather(asking)
+        return new, merged
 
     def fill(
         self, tree: Tree, node: Node, count: int, origin: str, most: int | None = None
@@ -120,7 +129,8 @@ class Expansion:
             node.pending -= 1
         end = self.draws.end(node, option, whole=True)
         child = self._adopt(tree, node, option, end, origin)
-        yield from attempt(self._evaluation.evaluate(tree, child, option.scores))
+        if (steps := self._evaluation.evaluate(tree, child, option.scores)) is not None:
+            yield from attempt(steps)
         self._back_up(tree, child)
         return child
 
@@ -192,7 +202,7 @@ class Expansion:
             if grown:
                 self._drop(best)
                 return grown, None
-            if node.closed or self._meter.exhausted(tree, count) or self._meter.scarce(tree):
+            if node.closed or self._meter.exhausted(tree, count) or self._outlook.scarce(tree):
                 break
         if best is None:
             return [], landed

@@ -9,6 +9,7 @@ from mcts_core.search.budget import Meter
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.expansion import Expansion
 from mcts_core.search.flow import Steps, attempt, gather
+from mcts_core.search.outlook import Outlook
 from mcts_core.search.parameters import Rung, SearchParameters
 from mcts_core.search.search import Fallback, FallbackReason
 from mcts_core.search.tree import Node, Tree
@@ -29,6 +30,7 @@ class Ladder:
         "_expansion",
         "_max_tokens",
         "_meter",
+        "_outlook",
         "_parameters",
         "fallback",
     )
@@ -40,6 +42,7 @@ class Ladder:
         expansion: Expansion,
         evaluation: Evaluation,
         meter: Meter,
+        outlook: Outlook,
         enough: Callable[[Tree], bool],
     ) -> None:
         """`enough`: whether what was found is so good that nothing more is to be."""
@@ -48,6 +51,7 @@ class Ladder:
         self._expansion = expansion
         self._evaluation = evaluation
         self._meter = meter
+        self._outlook = outlook
         self._enough = enough
         self.fallback: Fallback | None = None
         """The last rung that was taken."""
@@ -63,11 +67,11 @@ class Ladder:
         self._expansion.transpositions.forget()  # a rung grows its own frontier only
         for rung in rungs:
             width = self._parameters.width.beam
-            starts = self._meter.finishable(tree, self._starts(tree, rung))[:width]
+            starts = self._outlook.finishable(tree, self._starts(tree, rung))[:width]
             if not starts or self._meter.used_up:
                 continue
             if rung == "sample":
-                paths, _ = self._meter.widest(tree, starts[0], len(starts), 1)
+                paths, _ = self._outlook.widest(tree, starts[0], len(starts), 1)
                 starts = starts[:paths]
             self.fallback = Fallback(rung, reason, self._meter.simulations)
             if reason == "kv_exhausted":
@@ -85,14 +89,14 @@ class Ladder:
         return starts[0] if starts else None
 
     def _beam(self, tree: Tree, starts: Sequence[Node], width: int) -> Steps[None]:
-        meter = self._meter
+        meter, outlook = self._meter, self._outlook
 
         def plan(states: Sequence[Node]) -> tuple[int, int, int] | None:
             if self._enough(tree) or meter.used_up:
                 return None
-            if tree.finished and meter.finishing(tree, states[0]):
+            if tree.finished and outlook.finishing(tree, states[0]):
                 return None
-            beams, draws = meter.widest(tree, states[0], min(width, len(states)), width)
+            beams, draws = outlook.widest(tree, states[0], min(width, len(states)), width)
             return beams, draws, meter.share(self._max_tokens, beams * draws)
 
         yield from beam(tree, starts, width, self._expansion, self._evaluation, plan)

@@ -21,30 +21,36 @@ part, too. None when there is no child to choose. Equal children: the one that w
 
 
 def puct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, float]:
-    """`Q + c * P * sqrt(N_parent) / (1 + N)` (AlphaZero), P being `Node.prior`."""
-    low = tree.low
-    scale = 1.0 / (tree.high - low) if tree.high > low else 0.0
-    bonus = c * sqrt(node.visits + node.virtual) / node.priors if node.priors else 0.0
+    """`Q + c * P * sqrt(N_parent) / (1 + N)` (AlphaZero), P being `Node.prior`.
+
+    The bonus is stretched to the range of the values once, rather than every value squeezed into
+    0..1; it is the bound of the chosen one that is.
+    """
+    low, high = tree.low, tree.high
+    span = high - low if high > low else 1.0
+    if low > high:
+        low = 0.0  # no value was backed up yet
+    bonus = c * span * sqrt(node.visits + node.virtual) / node.priors if node.priors else 0.0
     best: Node | None = None
     best_bound = -inf
     for child in node.children:
+        visits = child.visits
         if child.solved:
-            if not solved or not child.visits:
+            if not solved or not visits:
                 continue
         elif child.blocked:
             continue
-        visits, virtual = child.visits, child.virtual
-        if virtual:
+        if virtual := child.virtual:
             taken = visits + virtual
-            bound = bonus * child.likelihood / (1 + taken)
-            bound += (child.value - low) * visits * scale / taken
+            bound = (child.value * visits + low * virtual) / taken
+            bound += bonus * child.likelihood / (1 + taken)
+        elif visits:
+            bound = child.value + bonus * child.likelihood / (1 + visits)
         else:
-            bound = bonus * child.likelihood / (1 + visits)
-            if visits:
-                bound += (child.value - low) * scale
+            bound = low + bonus * child.likelihood
         if bound > best_bound:
             best, best_bound = child, bound
-    return best, best_bound
+    return best, (best_bound - low) / span
 
 
 def uct(tree: Tree, node: Node, c: float, solved: bool) -> tuple[Node | None, float]:
@@ -111,7 +117,7 @@ class Selection:
         path = [node]
         absorbed: list[Node] | None = None
         while True:
-            room = has_room(node)
+            room = not node.closed and has_room(node)
             if room and comes_first(node):
                 break
             if absorbed is None and node.open < len(node.children):

@@ -21,7 +21,14 @@ _LEAST_PRIOR = 1e-300
 """In place of probabilities that underflow."""
 
 
-class Node:
+class Statistics:
+    """What selection reads of every child, kept together in memory: a large tree does not fit into
+    the processor's caches, and a node's other attributes would be read along with these."""
+
+    __slots__ = ("blocked", "likelihood", "solved", "value", "virtual", "visits")
+
+
+class Node(Statistics):
     """A state: the prompt and the options so far.
 
     Children that are drawn together have their own evaluation as a visit each, but are one visit
@@ -37,7 +44,6 @@ class Node:
 
     __slots__ = (
         "avoid",
-        "blocked",
         "children",
         "closed",
         "cut",
@@ -51,7 +57,6 @@ class Node:
         "importance",
         "left",
         "length",
-        "likelihood",
         "logprob",
         "logprobs",
         "merged",
@@ -65,14 +70,10 @@ class Node:
         "score",
         "scores",
         "seconds",
-        "solved",
         "state",
         "text",
         "tokens",
         "total",
-        "value",
-        "virtual",
-        "visits",
     )
 
     def __init__(

@@ -15,6 +15,7 @@ from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.expansion import Expansion
 from mcts_core.search.flow import Flow, Steps, attempt
 from mcts_core.search.ladder import Ladder
+from mcts_core.search.outlook import Outlook
 from mcts_core.search.parameters import Rung
 from mcts_core.search.search import (
     FallbackReason,
@@ -64,8 +65,11 @@ class TreeSearch(ABC):
             longest, readings = task.max_tokens, frozenset()
         self._meter = Meter(parameters, clock, started, longest, task.max_tokens, len(readings))
         self._width = AdaptiveWidth(parameters.width, len(task.actions))
-        self._evaluation = Evaluation(task, self._meter, self._outbox)
-        self._expansion = Expansion(task, self._width, self._evaluation, self._meter, self._outbox)
+        self._outlook = outlook = Outlook(parameters, self._meter, task.max_tokens)
+        self._evaluation = Evaluation(task, self._meter, outlook, self._outbox)
+        self._expansion = Expansion(
+            task, self._width, self._evaluation, self._meter, outlook, self._outbox
+        )
         self._poll = Poll(self._evaluation)
         self._ladder = Ladder(
             parameters,
@@ -73,12 +77,18 @@ class TreeSearch(ABC):
             self._expansion,
             self._evaluation,
             self._meter,
+            outlook,
             self.good_enough,
         )
         self._commitment: Commitment | None = None
         if parameters.commits(task.n):
             self._commitment = Commitment(
-                self.readout, self._evaluation, self._meter, self._outbox, stream=task.stream
+                self.readout,
+                self._evaluation,
+                self._meter,
+                outlook,
+                self._outbox,
+                stream=task.stream,
             )
         self._flow = Flow(self._next, self._meter.commit, self._failed, self._outbox)
         self._places = 1
@@ -102,12 +112,12 @@ class TreeSearch(ABC):
         most = self._task.parameters.parallel
         if self._tree is None or self.hurried:
             return 1
-        return self._meter.abreast(self._tree, most)
+        return self._outlook.abreast(self._tree, most)
 
     @property
     def hurried(self) -> bool:
         """Whether the time left may just suffice to finish one trajectory, and none is yet."""
-        return self._tree is not None and self._meter.hurried(self._tree)
+        return self._tree is not None and self._outlook.hurried(self._tree)
 
     def halt(self, tree: Tree, in_flight: int) -> StopReason | None:
         """Why nothing more should be begun, if so."""
@@ -230,7 +240,9 @@ class TreeSearch(ABC):
             elapsed=self._meter.elapsed,
         )
         if self.step_scores:
-            yield from self._evaluation.evaluate(tree, tree.root, opened.scores)
+            steps = self._evaluation.evaluate(tree, tree.root, opened.scores)
+            if steps is not None:
+                yield from steps
             value = self._evaluation.value(tree, tree.root)
             if value is not None:
                 backup(tree, (tree.root,), value)

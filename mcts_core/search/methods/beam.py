@@ -67,7 +67,7 @@ class Beam(TreeSearch):
         root, most = tree.root, max(beams, draws)
         if self._plan(tree, [root], beams, draws) is None:
             return []
-        count = 1 if self._meter.hurried(tree) else self._meter.affordable(tree, most)
+        count = 1 if self._outlook.hurried(tree) else self._outlook.affordable(tree, most)
         options = yield from self._expansion.grow(tree, root, count, self.name)
         if options and count < most and not root.closed:
             shape = self._plan(tree, [root], beams, most)
@@ -85,10 +85,10 @@ class Beam(TreeSearch):
         leave what the steps after it take; and the tokens that an option may have. None where not
         even one draw breaks no limit, or a terminal is good enough; with a terminal, a path that
         cannot be finished is not begun."""
-        meter, best = self._meter, states[0]
+        meter, outlook, best = self._meter, self._outlook, states[0]
         finished = tree.finished
-        self._limit = meter.finishing(tree, best) if finished else meter.exhausted(tree, 1)
+        self._limit = outlook.finishing(tree, best) if finished else meter.exhausted(tree, 1)
         if self.halt(tree, 0) is not None:
             return None
-        beams, draws = meter.widest(tree, best, min(beams, len(states)), draws)
+        beams, draws = outlook.widest(tree, best, min(beams, len(states)), draws)
         return beams, draws, meter.share(self._task.max_tokens, beams * draws)

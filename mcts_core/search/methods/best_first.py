@@ -61,7 +61,7 @@ class BestFirst(TreeSearch):
             node, count = self._deepest(), 1
         else:
             *_, node = heappop(self._frontier)
-            count = self._meter.affordable(tree, self._width.wanted(node))
+            count = self._outlook.affordable(tree, self._width.wanted(node))
         most = self._meter.share(self._expansion.draws.longest(node), count, self._places)
         self._meter.launch(count)
         return self._expand(tree, node, count, most)
@@ -79,7 +79,7 @@ class BestFirst(TreeSearch):
             self._take_winners(None)
         reached = meter.reached(tree)
         if reached is None and not tree.finished and parameters.fallback:
-            return meter.short(tree, self._ladder.start)
+            return self._outlook.short(tree, self._ladder.start)
         return reached
 
     def committed(self) -> None:

@@ -34,7 +34,7 @@ class MCTS(TreeSearch):
             return None
         count = 1
         if self._evaluation.sighted and not hurried:
-            count = self._meter.affordable(tree, self._width.wanted(path[-1]))
+            count = self._outlook.affordable(tree, self._width.wanted(path[-1]))
         most = self._meter.share(self._expansion.draws.longest(path[-1]), count, self._places)
         self._meter.launch(count)
         for node in path:
@@ -53,7 +53,7 @@ class MCTS(TreeSearch):
             return "exhausted"
         reached = meter.reached(tree)
         if reached is None and not tree.finished and parameters.fallback:
-            return meter.short(tree, self._ladder.start)
+            return self._outlook.short(tree, self._ladder.start)
         return reached
 
     @property

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcts_core.search.budget import Meter
 from mcts_core.search.methods import METHODS
 from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.parameters import (
@@ -25,19 +24,15 @@ from mcts_core.search.work import (
     Announce,
     Extend,
     Extended,
-    Failed,
     Open,
-    Opened,
     Outcome,
     Release,
     Rollout,
     Work,
 )
-from tests.mcts_core.search.test_tree import new_tree, option
 from tests.mcts_core.search.world import (
     Clock,
     World,
-    WorldState,
     build,
     drive,
     grow,
@@ -208,29 +203,6 @@ def test_no_more_options_are_drawn_together_than_the_budget_has_room_for(
     assert work.draws == most
 
 
-def test_options_cost_what_they_cost_on_average() -> None:
-    parameters = SearchParameters(
-        budget=Budget(tokens=100, nodes=50), step=Step(max_tokens=9), fallback=()
-    )
-    meter = Meter(parameters, Clock(), 0.0, parameters.step.limit, 100)
-    tree = new_tree()
-    assert meter.affordable(tree, 99) == 100 // 9, "as long as options may be"
-    meter.commit(WORK, Opened(WorldState(()), {}, spent=20))
-    meter.commit(WORK, Extended((option("a"), option("b"), option("c"), option("d")), spent=8))
-    assert meter.costs.option == 2.0
-    assert meter.affordable(tree, 99) == (100 - 28) // 2
-    meter.launch(30)
-    meter.reserve(WORK, 60)
-    assert meter.affordable(tree, 99) == (100 - 28 - 60) // 2
-    meter.land(30)
-    meter.commit(WORK, Failed("internal", "it has cost something", spent=2))
-    assert meter.flying == 0
-    assert meter.affordable(tree, 99) == (100 - 30) // 2
-    meter.commit(WORK, Opened(WorldState(()), {}, spent=70))
-    assert meter.affordable(tree, 99) == 1, "whether there may be one is asked before"
-    assert meter.reached(tree) == "tokens"
-
-
 def test_whichever_limit_comes_first_is_the_reason() -> None:
     def reason(**budget: int) -> str:
         parameters = SearchParameters(critics=VALUE, budget=Budget(**budget), stop_when=ON)
@@ -274,71 +246,6 @@ def test_whatever_is_in_flight_leaves_room_to_finish(
     result = solve(world, parameters, max_tokens=60)
     assert world.spent <= tokens
     assert result.trajectories[0].finish_reason == "stop"
-
-
-def test_what_is_still_to_be_written_is_told_by_what_was_written() -> None:
-    """At first four of the longest options; then as much again; then what has come to its end."""
-    parameters = SearchParameters(critics=VALUE, budget=Budget(tokens=500), max_depth=9)
-    meter = Meter(parameters, Clock(), 0.0, 50, 100)
-    tree = new_tree()
-    assert meter.tokens_to_go(tree, tree.root) == 100, "max_tokens: nothing is known yet"
-    meter.commit(WORK, Extended((option("abcde"), option("ab")), spent=7))
-    node = tree.add(tree.root, option("abcde"), None, "mcts")
-    assert meter.tokens_to_go(tree, tree.root) == 20
-    for _ in range(3):
-        node = tree.add(node, option("abcde"), None, "mcts")
-    assert meter.tokens_to_go(tree, tree.root) == 40
-    assert meter.tokens_to_go(tree, node) == 20
-    assert meter.steps_left(tree, node) == 5, "options have 3.5 tokens on average"
-    tree.add(node, option("abcdef"), "stop", "mcts")
-    assert meter.tokens_to_go(tree, tree.root) == 26
-    assert meter.tokens_to_go(tree, node) == 6
-    last = tree.add(node, option("abcde"), None, "mcts")
-    assert meter.tokens_to_go(tree, last) == 5, "an option at least"
-
-
-def test_no_more_is_expected_than_the_depth_allows() -> None:
-    parameters = SearchParameters(critics=VALUE, budget=Budget(tokens=500), max_depth=3)
-    meter = Meter(parameters, Clock(), 0.0, 50, 100)
-    tree = new_tree()
-    meter.commit(WORK, Extended((option("abcde"),), spent=5))
-    node = tree.add(tree.root, option("abcde"), None, "mcts")
-    assert meter.tokens_to_go(tree, node) == 10
-
-
-def test_what_finishes_the_best_path_is_kept_back() -> None:
-    """Not what finishes the longest: its critics may have given it up, and the best ones may be
-    short. Before a limit that the ladder may not break there is half as much again."""
-    for tokens, ceiling in ((100, False), (300, True)):
-        parameters = SearchParameters(critics=VALUE, budget=Budget(tokens=tokens), parallel=1)
-        meter = Meter(parameters, Clock(), 0.0, 50, 150)
-        tree = new_tree()
-        meter.commit(WORK, Extended((option("abcdefghij"),), spent=10))
-        long = short = tree.add(tree.root, option("abcdefghij"), None, "mcts")
-        long = tree.add(long, option("abcdefghij"), None, "mcts")
-        kept = {node: 40 - node.length for node in (long, short)}
-        for node in (long, short):
-            left = int(kept[node] * 1.5) if ceiling else kept[node]
-            for spare, reason in ((1, None), (0, "tokens")):
-                meter.spent = tokens - left - spare
-                assert meter.short(tree, lambda tree, node=node: node) == reason
-        assert meter.short(tree, lambda tree: None) == "tokens"
-        meter.spent = 0
-        assert meter.short(tree, lambda tree: pytest.fail("tokens are not scarce")) is None
-
-
-def test_no_more_simulations_are_under_way_than_could_be_finished() -> None:
-    meter = Meter(SearchParameters(critics=VALUE, budget=Budget(tokens=400)), Clock(), 0.0, 50, 100)
-    tree = new_tree()
-    assert meter.abreast(tree, 16) == 1, "nothing is known yet: 50 tokens each, and 100 to finish"
-    assert meter.abreast(tree, 6) == 6
-    meter.commit(WORK, Extended((option("abcdefghij"),), spent=10))
-    assert meter.abreast(tree, 16) == 9, "40 tokens each"
-    assert meter.abreast(tree, 4) == 4
-    meter.spent = 390
-    assert meter.abreast(tree, 16) == 1
-    tree.add(tree.root, option("a"), "stop", "mcts")
-    assert meter.abreast(tree, 16) == 16, "there is a trajectory"
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
@@ -437,29 +344,6 @@ def test_a_search_with_time_enough_grows_as_if_it_had_no_deadline(method: str) -
     assert free is not None
     assert timed is not None
     assert picture(timed) == picture(free)
-
-
-def test_the_pace_that_is_planned_with_is_the_one_seen_last() -> None:
-    """A server that slows down is noticed in time: the search stops growing and finishes."""
-    clock = Clock()
-    parameters = SearchParameters(budget=Budget(deadline_ms=1000), step=Step(max_tokens=9))
-    meter = Meter(parameters, clock, clock(), 9, 40)
-    tree = new_tree()
-    assert not meter.hurried(tree), "nothing is known yet"
-    began = meter.now()
-    clock.seconds += 0.01
-    meter.timed(began, 1)
-    assert not meter.hurried(tree), "40 tokens take 0.4 s"
-    began = meter.now()
-    clock.seconds += 0.15
-    meter.timed(began, 5)
-    assert meter.hurried(tree), "40 tokens take 0.8 s"
-    meter.commit(WORK, Extended((option("abcd"),), spent=4))
-    assert not meter.hurried(tree), "four options of four tokens take 0.3 s"
-    tree.add(tree.root, option("abcd"), "stop", "mcts")
-    clock.seconds += 0.8
-    assert not meter.hurried(tree), "there is a trajectory to return"
-    assert meter.finishing(tree, tree.root) == "deadline", "there is no time for another"
 
 
 def test_a_search_that_has_a_terminal_uses_its_budget_up() -> None:

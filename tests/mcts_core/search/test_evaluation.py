@@ -18,7 +18,7 @@ from mcts_core.search.work import (
     Work,
 )
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import World, build, drive, grow, meter, solve
+from tests.mcts_core.search.world import World, build, drive, grow, meters, solve
 
 ALL = {"value": 0.5, "noise": 0.25, "orm": 0.25}
 
@@ -28,7 +28,7 @@ def evaluation(critics: dict[str, float], **parameters: object) -> Evaluation:
     outcome = frozenset(("orm",))
     process = frozenset(("prm",))
     task = Task((1,), search, Sampling(), 100, (), 1, False, outcome, process, True)
-    return Evaluation(task, meter(search), [])
+    return Evaluation(task, *meters(search), [])
 
 
 @given(

@@ -24,7 +24,7 @@ from mcts_core.search.work import (
     Work,
 )
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import WorldState, meter
+from tests.mcts_core.search.world import WorldState, meters
 
 
 class Desk:
@@ -48,9 +48,9 @@ class Desk:
         self.tree: Tree = new_tree()
         self.extended: list[Extend] = []
         width = AdaptiveWidth(search.width)
-        counts = meter(search, max_tokens)
-        evaluation = Evaluation(task, counts, self.outbox)
-        self.expansion = Expansion(task, width, evaluation, counts, self.outbox)
+        counts = meters(search, max_tokens)
+        evaluation = Evaluation(task, *counts, self.outbox)
+        self.expansion = Expansion(task, width, evaluation, *counts, self.outbox)
 
     def expand(
         self, *answers: Outcome, at: Node | None = None, count: int = 1

@@ -12,13 +12,13 @@ from mcts_core.search.task import Task
 from mcts_core.search.tree import End, Node, Tree
 from mcts_core.search.work import Sampling
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import World, grow, meter, solve
+from tests.mcts_core.search.world import World, grow, meters, solve
 
 
 def evaluation() -> Evaluation:
     search = SearchParameters(critics={"value": 1.0})
     task = Task((1,), search, Sampling(), 100, (), 1, False, frozenset(), frozenset(), False)
-    return Evaluation(task, meter(search), [])
+    return Evaluation(task, *meters(search), [])
 
 
 def grown(tree: Tree, parent: Node, text: str, score: float, end: End | None = None) -> Node:

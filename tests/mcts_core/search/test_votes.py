@@ -11,13 +11,13 @@ from mcts_core.search.tree import Node, Tree
 from mcts_core.search.votes import Poll
 from mcts_core.search.work import Sampling
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import World, grow, meter, solve
+from tests.mcts_core.search.world import World, grow, meters, solve
 
 
 def evaluation(critics: bool = True) -> Evaluation:
     search = SearchParameters(critics={"value": 1.0} if critics else {})
     task = Task((1,), search, Sampling(), 100, (), 1, False, frozenset(), frozenset(), False)
-    return Evaluation(task, meter(search), [])
+    return Evaluation(task, *meters(search), [])
 
 
 def ballot(tree: Tree, text: str, score: float | None = None) -> Node:

@@ -18,6 +18,7 @@ from typing import Any
 from mcts_core.search.budget import Meter
 from mcts_core.search.methods import create
 from mcts_core.search.methods.base import TreeSearch
+from mcts_core.search.outlook import Outlook
 from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import Search, SearchFailed, SearchResult
 from mcts_core.search.tree import Tree
@@ -317,9 +318,16 @@ class Clock:
         return self.seconds
 
 
-def meter(parameters: SearchParameters, max_tokens: int = 100) -> Meter:
-    """One that has counted nothing."""
-    return Meter(parameters, Clock(), 0.0, parameters.step.limit, max_tokens)
+def meters(
+    parameters: SearchParameters,
+    max_tokens: int = 100,
+    longest: int | None = None,
+    clock: Clock | None = None,
+) -> tuple[Meter, Outlook]:
+    """Such as have counted nothing, and an outlook on nothing."""
+    clock = clock or Clock()
+    meter = Meter(parameters, clock, clock(), longest or parameters.step.limit, max_tokens)
+    return meter, Outlook(parameters, meter, max_tokens)
 
 
 def build(
