@@ -30,12 +30,14 @@ bench: $(VENV)/.installed-dev ## Measure the engine: make bench [ARGS="--shape l
 lint: $(VENV)/.installed-dev ## Check style, types and the contracts between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mdformat --check README.md docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.installed-dev ## Format the code
+format: $(VENV)/.installed-dev ## Format code and pages
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/mdformat README.md docs
 
 clean: ## Remove the virtual environment and the caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
