@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 from mcts_core.search.beam import beam
 from mcts_core.search.budget import Meter
@@ -76,7 +77,10 @@ class Ladder:
             self.fallback = Fallback(rung, reason, self._meter.simulations)
             if reason == "kv_exhausted":
                 self._free(tree, starts)
-            if rung == "beam":
+            shape = self._outlook.widest(tree, starts[0], len(starts), width)
+            if rung == "beam" and reason == "budget" and shape == (1, 1):
+                yield from attempt(self._path(tree))
+            elif rung == "beam":
                 yield from attempt(self._beam(tree, starts, width))
             else:
                 yield from attempt(self._sample(tree, starts))
@@ -84,9 +88,22 @@ class Ladder:
                 return
 
     def start(self, tree: Tree) -> Node | None:
-        """What the first rung would go on from first."""
-        starts = self._starts(tree, "beam")
-        return starts[0] if starts else None
+        """What the first rung would go on from first, with room for it."""
+        return next(iter(self._prospects(tree)), None)
+
+    def _path(self, tree: Tree) -> Steps[None]:
+        """Where tokens are left for one path only: each step goes on from the best state from which
+        a trajectory can still be finished, wherever in the tree. So a path that leads nowhere is
+        left for another as long as there is room for one, and not written to its end."""
+        barren: set[Node] = set()
+        while not (tree.finished or self._meter.used_up):
+            states = [node for node in self._prospects(tree) if node not in barren]
+            if not states:
+                return
+            state, *_ = self._outlook.within_reach(tree, states)
+            most = self._meter.share(self._max_tokens, 1)
+            if not (yield from self._expansion.grow(tree, state, 1, "beam", most)):
+                barren.add(state)
 
     def _beam(self, tree: Tree, starts: Sequence[Node], width: int) -> Steps[None]:
         meter, outlook = self._meter, self._outlook
@@ -133,6 +150,31 @@ class Ladder:
         starts = leaves or [node for node in usable if not node.solved]
         starts.sort(key=self._evaluation.rank, reverse=True)
         return starts
+
+    def _prospects(self, tree: Tree) -> list[Node]:
+        """All nodes that another option may be drawn below, best first; of equals the deepest."""
+        found = [
+            (self._hope(node), node.depth, node)
+            for node in tree.walk()
+            if node.state is not None
+            and not (node.closed or node.end)
+            and node.length < self._max_tokens
+        ]
+        found.sort(key=itemgetter(0, 1), reverse=True)
+        return [node for *_, node in found]
+
+    @staticmethod
+    def _hope(node: Node) -> tuple[bool, float]:
+        """What another option below `node` may be worth: as much as the node itself, or as its
+        parent where no critic speaks of it; once it has children, the mean of that and of their
+        values. Without any score, the likelihood of the least likely of them."""
+        above: Node | None = node
+        while above is not None and above.score is None:
+            above = above.parent
+        if above is None or above.score is None:
+            return False, min([each.trajectory_likelihood for each in (node, *node.children)])
+        values = [child.value for child in node.children if child.visits]
+        return True, (above.score + sum(values)) / (1 + len(values))
 
     def _free(self, tree: Tree, keep: Sequence[Node]) -> None:
         """Gives back the KV of all nodes but `keep`, and but ends that are still to be scored."""

@@ -14,6 +14,9 @@ _MARGIN = 1.5
 """Finishing is given this much more time than it is expected to take, and so many more tokens where
 a limit is final."""
 
+_CLOSE = 1.2
+"""The same for one of several paths, which is left for another when it leads nowhere."""
+
 
 class Outlook:
     """Foresees, from what options and trajectories were like so far, what is still to come.
@@ -130,9 +133,14 @@ class Outlook:
     def finishable(self, tree: Tree, nodes: Sequence[Node]) -> list[Node]:
         """Those of `nodes` from which there should be room to finish a trajectory; if there is
         none, those that take the fewest tokens."""
-        costs = [self._finishing_cost(tree, node) for node in nodes]
-        most = max(self._meter.room, min(costs, default=0.0))
-        return [node for node, cost in zip(nodes, costs, strict=True) if cost <= most]
+        return self._cheapest(tree, nodes, self._meter.room)
+
+    def within_reach(self, tree: Tree, nodes: Sequence[Node]) -> list[Node]:
+        """The same where one path after the other may turn out to lead nowhere: with the tokens
+        left of the budget and half of what a whole trajectory takes, and before a final limit."""
+        meter = self._meter
+        more = (_MARGIN - 1.0) * self._finishing_cost(tree, tree.root)
+        return self._cheapest(tree, nodes, min(meter.tokens_left + more, meter.room / _CLOSE))
 
     def steps_left(self, tree: Tree, node: Node) -> int:
         """Options that are expected to follow `node`, at least one."""
@@ -151,6 +159,11 @@ class Outlook:
         whole = tree.longest or max(4 * longest, 2 * tree.length)
         rest = min(max(whole - node.length, longest), (self._max_depth - node.depth) * longest)
         return max(1, min(rest, self._max_tokens - node.length))
+
+    def _cheapest(self, tree: Tree, nodes: Sequence[Node], room: float) -> list[Node]:
+        costs = [self._finishing_cost(tree, node) for node in nodes]
+        most = max(room, min(costs, default=0.0))
+        return [node for node, cost in zip(nodes, costs, strict=True) if cost <= most]
 
     def _spare(self, tree: Tree, node: Node) -> float:
         """Tokens that may be spent before the rest should go into finishing a trajectory through

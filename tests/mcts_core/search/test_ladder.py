@@ -1,16 +1,42 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcts_core.search.backup import backup
+from mcts_core.search.evaluation import Evaluation
+from mcts_core.search.expansion import Expansion
+from mcts_core.search.ladder import Ladder
 from mcts_core.search.methods import METHODS
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
 from mcts_core.search.search import SearchFailed
-from mcts_core.search.work import Extend, FailureReason, Open, Rollout, Score, Work
-from tests.mcts_core.search.world import World, build, drive, grow, solve
+from mcts_core.search.task import Task
+from mcts_core.search.width import AdaptiveWidth
+from mcts_core.search.work import (
+    Extend,
+    Extended,
+    FailureReason,
+    Open,
+    Rollout,
+    Sampling,
+    Score,
+    Work,
+)
+from tests.mcts_core.search.test_tree import new_tree, option
+from tests.mcts_core.search.world import (
+    World,
+    WorldState,
+    build,
+    drive,
+    grow,
+    meters,
+    solve,
+    text,
+)
 
 CRITICS = {"value": 1.0, "orm": 1.0}
 
@@ -46,6 +72,83 @@ def test_what_cannot_be_finished_any_more_is_nothing_to_start_from() -> None:
         assert result.trajectories[0].finish_reason == "stop"
         prompt = len(world.prompt)
         assert world.spent <= max(tokens, prompt + 60)
+
+
+class Dive:
+    """A tree with two paths, `aaaaaaaaaa` worth 0.6 and `bbbbbbbbbb` worth 0.5, and so many tokens
+    left that the better one can be finished: 30, and up to 20 more than the budget has."""
+
+    def __init__(self, spent: int = 70) -> None:
+        parameters = SearchParameters(critics={"value": 1.0}, budget=Budget(tokens=100))
+        task = Task(
+            (1,),
+            parameters,
+            Sampling(),
+            200,
+            (),
+            1,
+            False,
+            frozenset(),
+            frozenset(),
+            False,
+        )
+        outbox: list[Work] = []
+        self.meter, outlook = meters(parameters, task.max_tokens)
+        meter = self.meter
+        evaluation = Evaluation(task, meter, outlook, outbox)
+        width = AdaptiveWidth(parameters.width)
+        expansion = Expansion(task, width, evaluation, meter, outlook, outbox)
+        self.ladder = Ladder(
+            parameters, 200, expansion, evaluation, meter, outlook, lambda tree: False
+        )
+        self.tree = new_tree()
+        options = (option("a" * 10), option("b" * 10))
+        meter.commit(Open(()), Extended(options, spent=20))
+        meter.spent = spent
+        for each, score in zip(options, (0.6, 0.5), strict=True):
+            child = self.tree.add(self.tree.root, each, None, "mcts")
+            evaluation.evaluate(self.tree, child, {"value": score})
+            backup(self.tree, child.path(), score)
+        self.tree.root.closed = True
+
+    def run(self, *scores: float) -> list[str]:
+        """Below which paths options of 10 tokens are drawn that are worth so much, one after the
+        other; the last one ends its trajectory."""
+        steps = self.ladder.descend(self.tree, "budget", ["beam"])
+        places: list[str] = []
+        (work,) = next(steps)
+        for index, score in enumerate(scores):
+            assert isinstance(work, Extend)
+            places.append(text(tuple(work.state.tokens)))
+            drawn = option(f"{index}" * 10, scores={"value": score})
+            if index == len(scores) - 1:
+                drawn = replace(drawn, finish="eos")
+            drawn = replace(drawn, state=WorldState((*work.state.tokens, *drawn.tokens)))
+            outcome = Extended((drawn,), spent=10)
+            self.meter.commit(work, outcome)
+            try:
+                (work,) = steps.send((outcome,))
+            except StopIteration:
+                assert index == len(scores) - 1
+        return places
+
+
+def test_a_path_that_leads_nowhere_is_left_for_another() -> None:
+    a, b = "a" * 10, "b" * 10
+    assert Dive().run(0.7, 0.8, 0.9) == [a, a + "0" * 10, a + "0" * 10 + "1" * 10]
+    assert Dive().run(0.0, 0.6, 0.7, 0.8) == [a, b, b + "1" * 10, b + "1" * 10 + "2" * 10]
+
+
+def test_a_path_that_is_worth_more_again_is_come_back_to() -> None:
+    """A node with children is worth the mean of itself and of these."""
+    a, b = "a" * 10, "b" * 10
+    assert Dive().run(0.3, 0.2, 0.4, 0.8)[:3] == [a, b, a]
+
+
+def test_without_room_for_another_path_the_one_begun_is_finished() -> None:
+    a = "a" * 10
+    places = Dive(spent=95).run(0.0, 0.0, 0.0)
+    assert places == [a, a + "0" * 10, a + "0" * 10 + "1" * 10]
 
 
 def test_a_rung_ends_with_what_is_good_enough() -> None:
