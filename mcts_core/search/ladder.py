@@ -77,8 +77,7 @@ class Ladder:
             self.fallback = Fallback(rung, reason, self._meter.simulations)
             if reason == "kv_exhausted":
                 self._free(tree, starts)
-            shape = self._outlook.widest(tree, starts[0], len(starts), width)
-            if rung == "beam" and reason == "budget" and shape == (1, 1):
+            if rung == "beam" and reason == "budget" and self._outlook.lone(tree, starts[0]):
                 yield from attempt(self._path(tree))
             elif rung == "beam":
                 yield from attempt(self._beam(tree, starts, width))

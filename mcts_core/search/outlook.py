@@ -112,23 +112,24 @@ class Outlook:
         """How many states like `node`, at most `beams`, and how many draws below each, at most
         `draws`, every step from there to the end can have within what is left; at least one of one,
         and no more in a hurry: the fewer rows in a batch, the faster its steps.
-
-        One path is taken to be as costly as it may be, the others as options were on average.
         """
         if self.hurried(tree):
             return 1, 1
-        steps = self.steps_left(tree, node)
-        left = self._meter.tokens_left
-        spare = left - self._finishing_cost(tree, node)
-        paths = min(1 + spare / (steps * self._costs.option), left / self._costs.roomy)
+        paths = self._paths(tree, node)
         if self._budget.nodes is not None:
-            paths = min(paths, (self._budget.nodes - tree.nodes) / steps)
+            paths = min(paths, (self._budget.nodes - tree.nodes) / self.steps_left(tree, node))
         if paths >= beams * draws:
             return beams, draws
         whole = max(1, int(paths))
         states = min(beams, isqrt(whole))
         below = min(draws, whole // states)
         return min(beams, whole // below), below
+
+    def lone(self, tree: Tree, node: Node) -> bool:
+        """Whether it is the tokens left that allow of no second path beside the one through
+        `node`."""
+        limited = self._budget.tokens is not None and not self.hurried(tree)
+        return limited and self._paths(tree, node) < 2
 
     def finishable(self, tree: Tree, nodes: Sequence[Node]) -> list[Node]:
         """Those of `nodes` from which there should be room to finish a trajectory; if there is
@@ -159,6 +160,14 @@ class Outlook:
         whole = tree.longest or max(4 * longest, 2 * tree.length)
         rest = min(max(whole - node.length, longest), (self._max_depth - node.depth) * longest)
         return max(1, min(rest, self._max_tokens - node.length))
+
+    def _paths(self, tree: Tree, node: Node) -> float:
+        """Paths like the one through `node` that the tokens left pay for: one is taken to be as
+        costly as it may be, the others as options were on average."""
+        left = self._meter.tokens_left
+        spare = left - self._finishing_cost(tree, node)
+        steps = self.steps_left(tree, node)
+        return min(1 + spare / (steps * self._costs.option), left / self._costs.roomy)
 
     def _cheapest(self, tree: Tree, nodes: Sequence[Node], room: float) -> list[Node]:
         costs = [self._finishing_cost(tree, node) for node in nodes]

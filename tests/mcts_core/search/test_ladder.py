@@ -13,7 +13,7 @@ from mcts_core.search.expansion import Expansion
 from mcts_core.search.ladder import Ladder
 from mcts_core.search.methods import METHODS
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
-from mcts_core.search.search import SearchFailed
+from mcts_core.search.search import SearchFailed, SearchResult
 from mcts_core.search.task import Task
 from mcts_core.search.width import AdaptiveWidth
 from mcts_core.search.work import (
@@ -149,6 +149,19 @@ def test_without_room_for_another_path_the_one_begun_is_finished() -> None:
     a = "a" * 10
     places = Dive(spent=95).run(0.0, 0.0, 0.0)
     assert places == [a, a + "0" * 10, a + "0" * 10 + "1" * 10]
+
+
+@pytest.mark.parametrize("tokens", [None, 100_000])
+def test_a_limit_of_nodes_is_gone_beyond_by_one_path_at_most(tokens: int | None) -> None:
+    """Only tokens say how long one may look for a better one."""
+    for nodes in range(2, 30, 3):
+        parameters = SearchParameters(
+            critics=CRITICS, budget=Budget(nodes=nodes, tokens=tokens), parallel=1
+        )
+        search, tree = grow(parameters, world=World(numbers=(2, 3, 4, 6, 7), critic_noise=0.9))
+        assert isinstance(search.result, SearchResult)
+        assert search.result.trajectories[0].finish_reason == "stop"
+        assert tree.nodes <= nodes + tree.depth
 
 
 def test_a_rung_ends_with_what_is_good_enough() -> None:
