@@ -87,7 +87,7 @@ class Ladder:
                 return
 
     def start(self, tree: Tree) -> Node | None:
-        """What the first rung would go on from first, with room for it."""
+        """What the ladder would go on from first, if there is room for it."""
         return next(iter(self._prospects(tree)), None)
 
     def _path(self, tree: Tree) -> Steps[None]:

@@ -15,7 +15,8 @@ _MARGIN = 1.5
 a limit is final."""
 
 _CLOSE = 1.2
-"""The same for one of several paths, which is left for another when it leads nowhere."""
+"""So many more tokens than expected, where a limit is final, for a path that is still left for
+another when it leads nowhere: every change of mind has to be paid for, too."""
 
 
 class Outlook:
@@ -137,8 +138,9 @@ class Outlook:
         return self._cheapest(tree, nodes, self._meter.room)
 
     def within_reach(self, tree: Tree, nodes: Sequence[Node]) -> list[Node]:
-        """The same where one path after the other may turn out to lead nowhere: with the tokens
-        left of the budget and half of what a whole trajectory takes, and before a final limit."""
+        """Those of `nodes` that a path may be left for: a trajectory can be finished from there
+        with the tokens left of the budget and half of what a whole one takes beyond it, and before
+        a final limit. If there is none, those that take the fewest tokens."""
         meter = self._meter
         more = (_MARGIN - 1.0) * self._finishing_cost(tree, tree.root)
         return self._cheapest(tree, nodes, min(meter.tokens_left + more, meter.room / _CLOSE))

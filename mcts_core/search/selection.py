@@ -117,7 +117,7 @@ class Selection:
         path = [node]
         absorbed: list[Node] | None = None
         while True:
-            room = not node.closed and has_room(node)
+            room = has_room(node)
             if room and comes_first(node):
                 break
             if absorbed is None and node.open < len(node.children):

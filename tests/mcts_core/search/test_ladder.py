@@ -93,8 +93,8 @@ class Dive:
             False,
         )
         outbox: list[Work] = []
-        self.meter, outlook = meters(parameters, task.max_tokens)
-        meter = self.meter
+        meter, outlook = meters(parameters, task.max_tokens)
+        self.meter = meter
         evaluation = Evaluation(task, meter, outlook, outbox)
         width = AdaptiveWidth(parameters.width)
         expansion = Expansion(task, width, evaluation, meter, outlook, outbox)
