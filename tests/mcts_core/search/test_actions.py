@@ -30,7 +30,8 @@ from mcts_core.search.work import (
     TokenLogprob,
     Work,
 )
-from tests.mcts_core.search.world import EOS, Clock, World, WorldState, drive, noise, text
+from tests.mcts_core.search.driver import Clock, drive
+from tests.mcts_core.search.world import EOS, World, WorldState, noise, text
 
 MOVES = tuple(tuple(map(ord, move)) for move in ("up\n", "down\n", "left\n"))
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from mcts_core.search.backup import backup
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
 from mcts_core.search.tree import Tree
+from tests.mcts_core.search.driver import grow, solve
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import World, WorldState, grow, solve
+from tests.mcts_core.search.world import World, WorldState
 
 
 @given(values=st.lists(st.floats(-100, 100), min_size=1, max_size=20))

@@ -5,7 +5,8 @@ import pytest
 from mcts_core.search.parameters import Budget, Method, SearchParameters, StopWhen, Width
 from mcts_core.search.search import SearchResult
 from mcts_core.search.work import Extend
-from tests.mcts_core.search.world import EOS, World, grow, solve
+from tests.mcts_core.search.driver import grow, solve
+from tests.mcts_core.search.world import EOS, World
 
 
 def test_a_beam_with_an_exact_critic_solves_the_puzzle() -> None:

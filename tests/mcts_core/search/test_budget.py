@@ -30,15 +30,8 @@ from mcts_core.search.work import (
     Rollout,
     Work,
 )
-from tests.mcts_core.search.world import (
-    Clock,
-    World,
-    build,
-    drive,
-    grow,
-    picture,
-    solve,
-)
+from tests.mcts_core.search.driver import Clock, build, drive, grow, picture, solve
+from tests.mcts_core.search.world import World
 
 VALUE = {"value": 1.0, "orm": 1.0}
 ON = StopWhen(converged=False)

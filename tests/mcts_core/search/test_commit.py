@@ -15,7 +15,8 @@ from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
 from mcts_core.search.search import SearchResult
 from mcts_core.search.work import Announce, Release, Work
-from tests.mcts_core.search.world import Clock, World, build, drive, picture, solve
+from tests.mcts_core.search.driver import Clock, build, drive, picture, solve
+from tests.mcts_core.search.world import World
 
 ON = StopWhen(converged=False)
 NOISY = {"value": 0.5, "noise": 1.0}

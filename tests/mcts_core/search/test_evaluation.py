@@ -17,8 +17,9 @@ from mcts_core.search.work import (
     Score,
     Work,
 )
+from tests.mcts_core.search.driver import build, drive, grow, meters, solve
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import World, build, drive, grow, meters, solve
+from tests.mcts_core.search.world import World
 
 ALL = {"value": 0.5, "noise": 0.25, "orm": 0.25}
 

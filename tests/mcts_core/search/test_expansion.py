@@ -23,8 +23,9 @@ from mcts_core.search.work import (
     Sampling,
     Work,
 )
+from tests.mcts_core.search.driver import meters
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import WorldState, meters
+from tests.mcts_core.search.world import WorldState
 
 
 class Desk:

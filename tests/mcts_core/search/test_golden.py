@@ -12,7 +12,8 @@ import pytest
 
 from mcts_core.search.methods import METHODS
 from mcts_core.search.parameters import Budget, Method, SearchParameters, StopWhen, Width
-from tests.mcts_core.search.world import World, grow, solve
+from tests.mcts_core.search.driver import grow, solve
+from tests.mcts_core.search.world import World
 
 GOLDEN = Path(__file__).parent / "golden"
 CRITICS = {"value": 0.5, "noise": 0.5, "orm": 1.0}

@@ -26,17 +26,9 @@ from mcts_core.search.work import (
     Score,
     Work,
 )
+from tests.mcts_core.search.driver import build, drive, grow, meters, solve
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import (
-    World,
-    WorldState,
-    build,
-    drive,
-    grow,
-    meters,
-    solve,
-    text,
-)
+from tests.mcts_core.search.world import World, WorldState, text
 
 CRITICS = {"value": 1.0, "orm": 1.0}
 

@@ -4,8 +4,9 @@ import pytest
 
 from mcts_core.search.parameters import Budget, SearchParameters, Step
 from mcts_core.search.work import Extended, Failed, Open, Opened
+from tests.mcts_core.search.driver import Clock, meters
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import Clock, WorldState, meters
+from tests.mcts_core.search.world import WorldState
 
 VALUE = {"value": 1.0, "orm": 1.0}
 WORK = Open(())

@@ -11,8 +11,9 @@ from mcts_core.search.search import SearchResult
 from mcts_core.search.task import Task
 from mcts_core.search.tree import End, Node, Tree
 from mcts_core.search.work import Sampling
+from tests.mcts_core.search.driver import grow, meters, solve
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import World, grow, meters, solve
+from tests.mcts_core.search.world import World
 
 
 def evaluation() -> Evaluation:

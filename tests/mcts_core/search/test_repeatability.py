@@ -15,7 +15,8 @@ from mcts_core.search.parameters import (
     Width,
 )
 from mcts_core.search.readout import Readout
-from tests.mcts_core.search.world import World, build, drive, grow, picture
+from tests.mcts_core.search.driver import build, drive, grow, picture
+from tests.mcts_core.search.world import World
 
 CRITICS = st.sampled_from(
     [{}, {"value": 1.0}, {"orm": 1.0}, {"value": 0.7, "noise": 0.3, "orm": 1.0}]

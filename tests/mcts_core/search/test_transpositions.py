@@ -15,10 +15,11 @@ from mcts_core.search.parameters import Budget, Merge, SearchParameters, StopWhe
 from mcts_core.search.search import SearchResult
 from mcts_core.search.transpositions import StateRuleTooSlow, Transpositions
 from mcts_core.search.tree import Tree
+from tests.mcts_core.search.driver import grow, picture
 from tests.mcts_core.search.test_expansion import Desk, drawn
 from tests.mcts_core.search.test_repeatability import PARAMETERS
 from tests.mcts_core.search.test_tree import accounted, new_tree, option
-from tests.mcts_core.search.world import World, grow, noise, operations, picture, text
+from tests.mcts_core.search.world import World, noise, operations, text
 
 MERGE = Merge.model_validate({"state": {"regex": r"\((.*)\)$"}})
 

@@ -15,8 +15,9 @@ from mcts_core.search.methods.mcts import MCTS
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Option, TokenLogprob
+from tests.mcts_core.search.driver import build, drive, grow
 from tests.mcts_core.search.test_repeatability import PARAMETERS
-from tests.mcts_core.search.world import World, WorldState, build, drive, grow
+from tests.mcts_core.search.world import World, WorldState
 
 
 def option(text: str, logprob: float = -1.0, scores: dict[str, float] | None = None) -> Option:

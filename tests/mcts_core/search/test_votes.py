@@ -10,8 +10,9 @@ from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.votes import Poll
 from mcts_core.search.work import Sampling
+from tests.mcts_core.search.driver import grow, meters, solve
 from tests.mcts_core.search.test_tree import new_tree, option
-from tests.mcts_core.search.world import World, grow, meters, solve
+from tests.mcts_core.search.world import World
 
 
 def evaluation(critics: bool = True) -> Evaluation:

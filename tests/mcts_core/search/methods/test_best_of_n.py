@@ -4,7 +4,8 @@ import pytest
 
 from mcts_core.search.parameters import Budget, Method, SearchParameters, Step, Width
 from mcts_core.search.work import Extend
-from tests.mcts_core.search.world import World, solve
+from tests.mcts_core.search.driver import solve
+from tests.mcts_core.search.world import World
 
 
 def test_the_highest_score_of_all_samples_wins() -> None:

@@ -6,7 +6,8 @@ from mcts_core.search.parameters import Budget, SearchParameters, Width
 from mcts_core.search.search import SearchResult
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Extend, FailureReason, Work
-from tests.mcts_core.search.world import World, grow, solve
+from tests.mcts_core.search.driver import grow, solve
+from tests.mcts_core.search.world import World
 
 EXACT = {"value": 1.0, "orm": 1.0}
 

@@ -12,7 +12,8 @@ from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Widt
 from mcts_core.search.search import SearchResult
 from mcts_core.search.tree import Tree
 from mcts_core.search.work import Boundary, Extend, Extended, Finish
-from tests.mcts_core.search.world import World, WorldState, build, grow, reachable, solve
+from tests.mcts_core.search.driver import build, grow, solve
+from tests.mcts_core.search.world import World, WorldState, reachable
 
 EXACT = {"value": 1.0, "orm": 1.0}
 ON = StopWhen(converged=False)

@@ -7,7 +7,8 @@ import pytest
 from mcts_core.search.parameters import Budget, SearchParameters
 from mcts_core.search.search import SearchFailed, SearchResult
 from mcts_core.search.work import Boundary, Extend, Extended, FailureReason, Work
-from tests.mcts_core.search.world import World, build, drive, solve
+from tests.mcts_core.search.driver import build, drive, solve
+from tests.mcts_core.search.world import World
 
 
 def extends(world: World) -> list[Extend]:

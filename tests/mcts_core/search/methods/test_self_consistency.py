@@ -6,7 +6,8 @@ import pytest
 
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
 from mcts_core.search.work import FailureReason, Score, Work
-from tests.mcts_core.search.world import World, solve
+from tests.mcts_core.search.driver import solve
+from tests.mcts_core.search.world import World
 
 
 def small(**fields: object) -> World:
