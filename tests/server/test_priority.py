@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,34 +22,56 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     yield from running(tmp_path_factory.mktemp("single") / "log", "--max-running", "1")
 
 
+def _has_text(line: str) -> bool:
+    """Whether a line of a stream carries some of the answer, not a chat's role alone."""
+    if not line.startswith("data: {"):
+        return False
+    choice = json.loads(line.removeprefix("data: "))["choices"][0]
+    return bool(choice.get("text") or choice.get("delta", {}).get("content"))
+
+
 async def test_who_waits_is_called_by_priority(single: Process) -> None:
-    answered: list[int] = []
+    """Each request streams until its client leaves at the first token, so that the next is called
+    because this one was seen."""
+    called: list[int] = []
     async with httpx.AsyncClient(base_url=single.url, timeout=120) as calls:
 
-        async def ask(route: str, priority: int, **fields: Any) -> None:
-            body = {"model": "demo:greedy", "max_tokens": 4, "priority": priority, **fields}
-            assert (await calls.post(f"/v1/{route}", json=body)).status_code == 200
-            answered.append(priority)
+        async def ask(route: str, priority: int, leave: asyncio.Event) -> None:
+            body = endless(stream=True, priority=priority)
+            if route == "chat/completions":
+                body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+            async with calls.stream("POST", f"/v1/{route}", json=body) as answer:
+                assert answer.status_code == 200
+                async for line in answer.aiter_lines():
+                    if _has_text(line):
+                        called.append(priority)
+                        await leave.wait()
+                        return
 
         async def waiting() -> float:
             lines = (await calls.get("/metrics")).text.splitlines()
             return next(
-                float(line.split()[-1]) for line in lines if line.startswith("mcts_requests_wait")
+                float(line.split()[-1])
+                for line in lines
+                if line.startswith("mcts_requests_waiting{")
             )
 
-        first = asyncio.create_task(calls.post("/v1/completions", json=endless()))
+        all_wait, at_once = asyncio.Event(), asyncio.Event()
+        at_once.set()
+        first = asyncio.create_task(ask("completions", 9, all_wait))
+        while not called:
+            assert not first.done(), "the first request ended without a token"
+            await asyncio.sleep(0.01)
         others: list[asyncio.Task[None]] = []
         for number, priority in enumerate((7, 0, -5, 2)):
-            route: tuple[str, dict[str, Any]] = ("completions", {"prompt": PUZZLE})
-            if number % 2:
-                route = ("chat/completions", {"messages": MESSAGES})
-            others.append(asyncio.create_task(ask(route[0], priority, **route[1])))
+            route = ("completions", "chat/completions")[number % 2]
+            others.append(asyncio.create_task(ask(route, priority, at_once)))
             while await waiting() <= number:
-                assert not first.done(), "the first request ended before the others came"
+                assert called == [9], "the first request ended before the others came"
                 await asyncio.sleep(0.01)
-        await asyncio.gather(*others)
-        assert (await first).status_code == 200
-    assert answered == [-5, 0, 2, 7]
+        all_wait.set()
+        await asyncio.gather(first, *others)
+    assert called == [9, -5, 0, 2, 7]
 
 
 def test_an_answer_does_not_depend_on_the_priority(client: openai.OpenAI) -> None:
