@@ -133,18 +133,8 @@ class Ladder:
         return (yield from self._expansion.complete(tree, node, work, "sample"))
 
     def _starts(self, tree: Tree, rung: Rung) -> list[Node]:
-        """Nodes that can be gone on from, best first: leaves, or inner nodes if there is no leaf.
-
-        `sample` takes no steps, so that nodes at `max_depth` will do, too.
-        """
-        usable = [
-            node
-            for node in tree.walk()
-            if node.state is not None
-            and node.end != "stop"
-            and node.length < self._max_tokens
-            and (rung == "sample" or not (node.end or node.closed))
-        ]
+        """What `rung` can go on from, best first: leaves, or inner nodes if there is no leaf."""
+        usable = self._unfinished(tree, by_steps=rung != "sample")
         leaves = [node for node in usable if not node.children]
         starts = leaves or [node for node in usable if not node.solved]
         starts.sort(key=self._evaluation.rank, reverse=True)
@@ -152,15 +142,22 @@ class Ladder:
 
     def _prospects(self, tree: Tree) -> list[Node]:
         """All nodes that another option may be drawn below, best first; of equals the deepest."""
-        found = [
-            (self._hope(node), node.depth, node)
-            for node in tree.walk()
-            if node.state is not None
-            and not (node.closed or node.end)
-            and node.length < self._max_tokens
-        ]
+        usable = self._unfinished(tree, by_steps=True)
+        found = [(self._hope(node), node.depth, node) for node in usable]
         found.sort(key=itemgetter(0, 1), reverse=True)
         return [node for *_, node in found]
+
+    def _unfinished(self, tree: Tree, *, by_steps: bool) -> list[Node]:
+        """Nodes that can be gone on from. Who does not go by steps, but completes at once, can also
+        begin where no more steps may be taken."""
+        return [
+            node
+            for node in tree.walk()
+            if node.state is not None
+            and node.end != "stop"
+            and node.length < self._max_tokens
+            and not (by_steps and (node.end or node.closed))
+        ]
 
     @staticmethod
     def _hope(node: Node) -> tuple[bool, float]:

@@ -12,6 +12,7 @@ from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.outlook import Outlook
 from mcts_core.search.parameters import SearchParameters
 from mcts_core.search.search import Search, SearchFailed, SearchResult
+from mcts_core.search.task import Task
 from mcts_core.search.tree import Tree
 from mcts_core.search.work import (
     Announce,
@@ -31,6 +32,30 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
+
+
+def task(
+    parameters: SearchParameters,
+    *,
+    max_tokens: int = 100,
+    seed: int = 0,
+    outcome_critics: tuple[str, ...] = (),
+    process_critics: tuple[str, ...] = (),
+    rollouts_available: bool = False,
+) -> Task:
+    """Of a prompt of one token, for one trajectory."""
+    return Task(
+        prompt=(1,),
+        parameters=parameters,
+        sampling=Sampling(seed=seed),
+        max_tokens=max_tokens,
+        stop=(),
+        n=1,
+        stream=False,
+        outcome_critics=frozenset(outcome_critics),
+        process_critics=frozenset(process_critics),
+        rollouts_available=rollouts_available,
+    )
 
 
 def meters(

@@ -7,17 +7,15 @@ from hypothesis import strategies as st
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.parameters import Rollouts, SearchParameters, StopWhen
 from mcts_core.search.search import SearchFailed, SearchResult
-from mcts_core.search.task import Task
 from mcts_core.search.work import (
     Extend,
     FailureReason,
     Open,
     Rollout,
-    Sampling,
     Score,
     Work,
 )
-from tests.mcts_core.search.driver import build, drive, grow, meters, solve
+from tests.mcts_core.search.driver import build, drive, grow, meters, solve, task
 from tests.mcts_core.search.test_tree import new_tree, option
 from tests.mcts_core.search.world import World
 
@@ -26,10 +24,10 @@ ALL = {"value": 0.5, "noise": 0.25, "orm": 0.25}
 
 def evaluation(critics: dict[str, float], **parameters: object) -> Evaluation:
     search = SearchParameters.model_validate({"critics": critics, **parameters})
-    outcome = frozenset(("orm",))
-    process = frozenset(("prm",))
-    task = Task((1,), search, Sampling(), 100, (), 1, False, outcome, process, True)
-    return Evaluation(task, *meters(search), [])
+    asked = task(
+        search, outcome_critics=("orm",), process_critics=("prm",), rollouts_available=True
+    )
+    return Evaluation(asked, *meters(search), [])
 
 
 @given(

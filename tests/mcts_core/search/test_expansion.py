@@ -10,7 +10,6 @@ from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.expansion import Expansion
 from mcts_core.search.flow import Steps, T, WorkFailed
 from mcts_core.search.parameters import Merge, SearchParameters, Width
-from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.width import AdaptiveWidth
 from mcts_core.search.work import (
@@ -20,10 +19,9 @@ from mcts_core.search.work import (
     Finish,
     Outcome,
     Release,
-    Sampling,
     Work,
 )
-from tests.mcts_core.search.driver import meters
+from tests.mcts_core.search.driver import meters, task
 from tests.mcts_core.search.test_tree import new_tree, option
 from tests.mcts_core.search.world import WorldState
 
@@ -33,25 +31,14 @@ class Desk:
 
     def __init__(self, *, max_tokens: int = 100, **parameters: object) -> None:
         search = SearchParameters.model_validate(parameters)
-        task = Task(
-            (1,),
-            search,
-            Sampling(seed=5),
-            max_tokens,
-            (),
-            1,
-            False,
-            frozenset(),
-            frozenset(),
-            False,
-        )
+        asked = task(search, max_tokens=max_tokens, seed=5)
         self.outbox: list[Work] = []
         self.tree: Tree = new_tree()
         self.extended: list[Extend] = []
         width = AdaptiveWidth(search.width)
         counts = meters(search, max_tokens)
-        evaluation = Evaluation(task, *counts, self.outbox)
-        self.expansion = Expansion(task, width, evaluation, *counts, self.outbox)
+        evaluation = Evaluation(asked, *counts, self.outbox)
+        self.expansion = Expansion(asked, width, evaluation, *counts, self.outbox)
 
     def expand(
         self, *answers: Outcome, at: Node | None = None, count: int = 1

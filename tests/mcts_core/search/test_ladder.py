@@ -14,7 +14,6 @@ from mcts_core.search.ladder import Ladder
 from mcts_core.search.methods import METHODS
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
 from mcts_core.search.search import SearchFailed, SearchResult
-from mcts_core.search.task import Task
 from mcts_core.search.width import AdaptiveWidth
 from mcts_core.search.work import (
     Extend,
@@ -22,11 +21,10 @@ from mcts_core.search.work import (
     FailureReason,
     Open,
     Rollout,
-    Sampling,
     Score,
     Work,
 )
-from tests.mcts_core.search.driver import build, drive, grow, meters, solve
+from tests.mcts_core.search.driver import build, drive, grow, meters, solve, task
 from tests.mcts_core.search.test_tree import new_tree, option
 from tests.mcts_core.search.world import World, WorldState, text
 
@@ -72,24 +70,13 @@ class Dive:
 
     def __init__(self, spent: int = 70) -> None:
         parameters = SearchParameters(critics={"value": 1.0}, budget=Budget(tokens=100))
-        task = Task(
-            (1,),
-            parameters,
-            Sampling(),
-            200,
-            (),
-            1,
-            False,
-            frozenset(),
-            frozenset(),
-            False,
-        )
+        asked = task(parameters, max_tokens=200)
         outbox: list[Work] = []
-        meter, outlook = meters(parameters, task.max_tokens)
+        meter, outlook = meters(parameters, asked.max_tokens)
         self.meter = meter
-        evaluation = Evaluation(task, meter, outlook, outbox)
+        evaluation = Evaluation(asked, meter, outlook, outbox)
         width = AdaptiveWidth(parameters.width)
-        expansion = Expansion(task, width, evaluation, meter, outlook, outbox)
+        expansion = Expansion(asked, width, evaluation, meter, outlook, outbox)
         self.ladder = Ladder(
             parameters, 200, expansion, evaluation, meter, outlook, lambda tree: False
         )

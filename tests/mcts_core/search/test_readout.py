@@ -8,18 +8,15 @@ from mcts_core.search.backup import backup
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen
 from mcts_core.search.search import SearchResult
-from mcts_core.search.task import Task
 from mcts_core.search.tree import End, Node, Tree
-from mcts_core.search.work import Sampling
-from tests.mcts_core.search.driver import grow, meters, solve
+from tests.mcts_core.search.driver import grow, meters, solve, task
 from tests.mcts_core.search.test_tree import new_tree, option
 from tests.mcts_core.search.world import World
 
 
 def evaluation() -> Evaluation:
     search = SearchParameters(critics={"value": 1.0})
-    task = Task((1,), search, Sampling(), 100, (), 1, False, frozenset(), frozenset(), False)
-    return Evaluation(task, *meters(search), [])
+    return Evaluation(task(search), *meters(search), [])
 
 
 def grown(tree: Tree, parent: Node, text: str, score: float, end: End | None = None) -> Node:

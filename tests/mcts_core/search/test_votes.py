@@ -6,19 +6,16 @@ from mcts_core.search import readout
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.methods import METHODS
 from mcts_core.search.parameters import Budget, Method, SearchParameters, StopWhen
-from mcts_core.search.task import Task
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.votes import Poll
-from mcts_core.search.work import Sampling
-from tests.mcts_core.search.driver import grow, meters, solve
+from tests.mcts_core.search.driver import grow, meters, solve, task
 from tests.mcts_core.search.test_tree import new_tree, option
 from tests.mcts_core.search.world import World
 
 
 def evaluation(critics: bool = True) -> Evaluation:
     search = SearchParameters(critics={"value": 1.0} if critics else {})
-    task = Task((1,), search, Sampling(), 100, (), 1, False, frozenset(), frozenset(), False)
-    return Evaluation(task, *meters(search), [])
+    return Evaluation(task(search), *meters(search), [])
 
 
 def ballot(tree: Tree, text: str, score: float | None = None) -> Node:
