@@ -117,14 +117,18 @@ async def test_a_crowd_before_a_narrow_server_is_refused_and_recovers(narrow: Pr
 
 
 async def test_a_deadline_counts_the_time_in_the_queue(narrow: Process) -> None:
-    async with httpx.AsyncClient(base_url=narrow.url, timeout=60) as calls:
-        first = asyncio.create_task(
-            calls.post("/v1/completions", json=endless(model="small:sample", max_tokens=400, n=4))
-        )
-        await asyncio.sleep(0.1)
-        hasty = {"model": "small", "prompt": PUZZLE, "search": {"budget": {"deadline_ms": 100}}}
+    body = endless(model="small:sample", max_tokens=400, n=4, stream=True)
+    hasty = {"model": "small", "prompt": PUZZLE, "search": {"budget": {"deadline_ms": 20}}}
+    async with (
+        httpx.AsyncClient(base_url=narrow.url, timeout=60) as calls,
+        calls.stream("POST", "/v1/completions", json=body) as first,
+    ):
+        lines = first.aiter_lines()
+        await anext(lines)  # it has the only place
         answer = await calls.post("/v1/completions", json=hasty)
-        assert not first.done()
         assert answer.status_code == 504
-        assert answer.json()["error"]["code"] == "deadline_exceeded"
-        assert (await first).status_code == 200
+        error = answer.json()["error"]
+        assert error["code"] == "deadline_exceeded"
+        assert "waited for its turn" in error["message"]
+        *_, last = [line async for line in lines if line]
+        assert last == "data: [DONE]"

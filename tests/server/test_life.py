@@ -32,7 +32,7 @@ def test_it_answers_while_loading_and_finishes_what_is_under_way(tmp_path: Path)
         answers: list[httpx.Response] = []
 
         def ask() -> None:
-            body = endless(max_tokens=300, n=8)
+            body = endless(max_tokens=600, n=8)
             answers.append(httpx.post(f"{process.url}/v1/completions", json=body, timeout=60))
 
         asking = threading.Thread(target=ask)
