@@ -82,6 +82,7 @@ def build(
     stream: bool = False,
     temperature: float = 1.0,
     rollouts_available: bool = True,
+    actions: tuple[tuple[int, ...], ...] = (),
 ) -> Search:
     clock = clock or Clock()
     return create(
@@ -98,6 +99,7 @@ def build(
         process_critics=frozenset(("prm",)),
         reading_critics=world.readers,
         rollouts_available=rollouts_available,
+        actions=actions,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcts_core.search.methods import METHODS, create
+from mcts_core.search.methods import METHODS
 from mcts_core.search.methods.base import TreeSearch
 from mcts_core.search.parameters import Budget, Method, SearchParameters, StopWhen, Width
 from mcts_core.search.search import SearchResult
@@ -30,7 +30,7 @@ from mcts_core.search.work import (
     TokenLogprob,
     Work,
 )
-from tests.mcts_core.search.driver import Clock, drive
+from tests.mcts_core.search.driver import build, drive
 from tests.mcts_core.search.world import EOS, World, WorldState, noise, text
 
 MOVES = tuple(tuple(map(ord, move)) for move in ("up\n", "down\n", "left\n"))
@@ -130,23 +130,7 @@ def run(
             **fields,
         }
     )
-    clock = Clock()
-    search = create(
-        prompt=world.prompt,
-        parameters=parameters,
-        sampling=Sampling(seed=seed),
-        max_tokens=max_tokens,
-        stop=(),
-        n=1,
-        stream=False,
-        clock=clock,
-        started=clock(),
-        outcome_critics=frozenset(("orm",)),
-        process_critics=frozenset(),
-        reading_critics=frozenset(),
-        rollouts_available=True,
-        actions=actions,
-    )
+    search = build(world, parameters, max_tokens=max_tokens, seed=seed, actions=actions)
     result = drive(search, world, shuffle=shuffle)
     assert isinstance(result, SearchResult), result
     assert isinstance(search, TreeSearch)
