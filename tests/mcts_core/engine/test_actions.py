@@ -32,7 +32,7 @@ from mcts_core.search.work import (
     Sibling,
 )
 from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running, Scripted
-from tests.mcts_core.engine.test_engine import PROMPT, facts, tree
+from tests.mcts_core.engine.plans import PROMPT, facts, tree
 from tests.mcts_core.models_zoo import make
 
 DEMO = Path(__file__).parents[3] / "demo" / "checkpoints"

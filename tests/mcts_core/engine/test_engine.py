@@ -1,11 +1,9 @@
-"""What would break: requests that change each other's results, bring each other down, wait for
-ever, or leave KV behind."""
+"""What would break: answers that depend on who else is there, are not the models' own, or are
+counted wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +19,6 @@ from mcts_core.search.work import (
     Opened,
     Option,
     Outcome,
-    Release,
     RolledOut,
     Rollout,
     Sampling,
@@ -30,67 +27,8 @@ from mcts_core.search.work import (
     State,
 )
 from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running
-from tests.mcts_core.models_zoo import VOCABULARY, make
-
-PROMPT = tuple(range(5, 16))
-SICK = VOCABULARY - 1
-NEVER_SICK = ((SICK, -100.0),)
-STEP = Boundary(strings=("\n",))
-
-
-def tree(into: list[Outcome], seed: int = 0, prompt: tuple[int, ...] = PROMPT) -> Plan:
-    """Opens a prompt and grows two generations of options, with rollouts and all critics."""
-    (root,) = yield [Open(prompt, ("value", "prm", "orm"))]
-    into.append(root)
-    assert isinstance(root, Opened)
-    parents: list[State] = [root.state]
-    sampling = Sampling(seed=seed, logit_bias=NEVER_SICK)
-    for generation in range(2):
-        children: list[State] = []
-        works = [
-            Extend(parent, sampling, (generation, 10 * at + n), STEP, 9, critics=("prm",))
-            for at, parent in enumerate(parents)
-            for n in range(3)
-        ]
-        outcomes = yield works
-        for outcome in outcomes:
-            into.append(outcome)
-            assert isinstance(outcome, Extended)
-            children += [option.state for option in outcome.options]
-        hot = Sampling(seed=seed, temperature=1.5, logit_bias=NEVER_SICK)
-        outcomes = yield [
-            work
-            for n, child in enumerate(children)
-            for work in (
-                Rollout(child, hot, (generation, n), 7, critics=("orm", "value")),
-                Score(child, ("orm", "value")),
-            )
-        ]
-        into += outcomes
-        parents = children[:2]
-        yield [*(Release(child) for child in children[2:]), Score(children[0], ("prm",))]
-
-
-def facts(outcomes: Sequence[Outcome]) -> list[Any]:
-    """All that an outcome says, but for the state objects."""
-    found: list[Any] = []
-    for outcome in outcomes:
-        match outcome:
-            case Opened():
-                found.append((dict(outcome.scores), outcome.spent))
-            case Extended():
-                for option in outcome.options:
-                    found.append((option.tokens, option.logprobs, option.draw_logprobs))
-                    found.append((option.finish, option.draws, dict(option.scores)))
-                    found.append((list(option.state.tokens), option.embedding))
-                found.append(outcome.spent)
-            case RolledOut():
-                found.append((outcome.tokens, outcome.finish, dict(outcome.scores), outcome.spent))
-            case Scored():
-                found.append((dict(outcome.scores), outcome.spent))
-            case Failed():
-                found.append((outcome.reason, outcome.message))
-    return found
+from tests.mcts_core.engine.plans import NEVER_SICK, PROMPT, STEP, facts, tree
+from tests.mcts_core.models_zoo import make
 
 
 def test_a_tree_is_the_same_bits_alone_and_among_others(running: Running) -> None:
@@ -247,116 +185,6 @@ def test_options_drawn_together_are_those_drawn_one_by_one_for_the_tokens_they_d
     prefixes = {option.tokens[: n + 1] for option in options for n in range(len(option.tokens))}
     critic = len(PROMPT) + sum(len(option.tokens) for option in options)
     assert together[0].spent == len(prefixes) + critic
-
-
-def test_a_prompt_that_can_never_fit_fails_with_its_reason_beside_a_healthy_request() -> None:
-    small = Running(blocks=12)
-    reasons: list[Outcome] = []
-
-    def hopeless() -> Plan:
-        reasons.extend((yield [Open(tuple(3 + n % 90 for n in range(100)))]))
-
-    def healthy() -> Plan:
-        (root,) = yield [Open(PROMPT)]
-        assert isinstance(root, Opened)
-        yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 9)]
-
-    answers = small.run(healthy(), hopeless(), healthy())
-    assert [type(answer).__name__ for answer in answers] == ["list", "list", "list"]
-    assert isinstance(reasons[0], Failed)
-    assert reasons[0].reason == "kv_exhausted"
-    small.idle()
-    small.close()
-
-
-@pytest.fixture
-def sick_token(running: Running) -> Iterator[int]:
-    """A token whose embedding is not a number: whoever reads it gets logits that are none."""
-    token = SICK
-    embedding = running.residents["policy"].decoder.model.get_input_embeddings()
-    kept = embedding.weight[token].clone()
-    embedding.weight.data[token] = float("nan")
-    yield token
-    embedding.weight.data[token] = kept
-
-
-def test_logits_that_are_not_finite_fail_their_own_request_only(
-    running: Running, sick_token: int
-) -> None:
-    expected: list[Outcome] = []
-    running.run(tree(expected, seed=2))
-    sick: list[Outcome] = []
-
-    def poisoned() -> Plan:
-        sick.extend((yield [Open((*PROMPT, sick_token))]))
-
-    for _ in range(3):
-        healthy: list[Outcome] = []
-        running.run(poisoned(), tree(healthy, seed=2), poisoned())
-        assert facts(healthy) == facts(expected)
-    assert {outcome.reason for outcome in sick if isinstance(outcome, Failed)} == {"numeric"}
-    assert len([outcome for outcome in sick if isinstance(outcome, Failed)]) == 6
-
-
-def test_work_that_breaks_while_it_is_done_fails_alone(running: Running) -> None:
-    broken: list[Outcome] = []
-
-    def odd() -> Plan:
-        (root,) = yield [Open(PROMPT)]
-        assert isinstance(root, Opened)
-        broken.extend((yield [Score(root.state, ("nobody",))]))
-
-    outcomes: list[Outcome] = []
-    _, healthy = running.run(odd(), tree(outcomes))
-    assert isinstance(broken[0], Failed)
-    assert broken[0].reason == "internal"
-    assert isinstance(healthy, list)
-
-
-def test_a_failing_forward_fails_what_was_in_it_and_the_engine_goes_on(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident = running.residents["policy"]
-    forward = resident.forward
-    calls = 0
-
-    def fails_once(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise torch.OutOfMemoryError("the device is out of memory")
-        return forward(*arguments)
-
-    monkeypatch.setattr(resident, "forward", fails_once)
-    outcomes: list[Outcome] = []
-    running.run(tree(outcomes))
-    assert any(isinstance(outcome, Failed) for outcome in outcomes)
-    monkeypatch.undo()
-    running.idle()
-    again: list[Outcome] = []
-    assert isinstance(running.run(tree(again))[0], list)
-
-
-def test_a_small_request_is_not_starved_by_a_wide_tree() -> None:
-    crowded = Running(max_tokens=16, blocks=4000)
-    order: list[str] = []
-
-    def wide() -> Plan:
-        (root,) = yield [Open(PROMPT)]
-        assert isinstance(root, Opened)
-        yield [Extend(root.state, Sampling(seed=n), (0, n), Boundary(), 30) for n in range(64)]
-        order.append("wide")
-
-    def small() -> Plan:
-        (root,) = yield [Open(PROMPT[:3])]
-        assert isinstance(root, Opened)
-        yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 30)]
-        order.append("small")
-
-    crowded.run(wide(), small())
-    assert order == ["small", "wide"]
-    crowded.idle()
-    crowded.close()
 
 
 def in_pieces(into: list[Option], stop: tuple[str, ...], *lengths: int) -> Plan:

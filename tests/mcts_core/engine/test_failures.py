@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,17 +27,84 @@ from mcts_core.search.work import (
     Scored,
 )
 from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running
-from tests.mcts_core.engine.test_engine import NEVER_SICK, PROMPT, SICK, facts, tree
+from tests.mcts_core.engine.plans import NEVER_SICK, PROMPT, facts, tree
 
 
-@pytest.fixture
-def sick_token(running: Running) -> Iterator[int]:
-    """A token whose embedding is not a number."""
-    embedding = running.residents["policy"].decoder.model.get_input_embeddings()
-    kept = embedding.weight[SICK].clone()
-    embedding.weight.data[SICK] = float("nan")
-    yield SICK
-    embedding.weight.data[SICK] = kept
+def test_a_prompt_that_can_never_fit_fails_with_its_reason_beside_a_healthy_request() -> None:
+    small = Running(blocks=12)
+    reasons: list[Outcome] = []
+
+    def hopeless() -> Plan:
+        reasons.extend((yield [Open(tuple(3 + n % 90 for n in range(100)))]))
+
+    def healthy() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        yield [Extend(root.state, Sampling(), (0, 0), Boundary(), 9)]
+
+    answers = small.run(healthy(), hopeless(), healthy())
+    assert [type(answer).__name__ for answer in answers] == ["list", "list", "list"]
+    assert isinstance(reasons[0], Failed)
+    assert reasons[0].reason == "kv_exhausted"
+    small.idle()
+    small.close()
+
+
+def test_logits_that_are_not_finite_fail_their_own_request_only(
+    running: Running, sick_token: int
+) -> None:
+    expected: list[Outcome] = []
+    running.run(tree(expected, seed=2))
+    sick: list[Outcome] = []
+
+    def poisoned() -> Plan:
+        sick.extend((yield [Open((*PROMPT, sick_token))]))
+
+    for _ in range(3):
+        healthy: list[Outcome] = []
+        running.run(poisoned(), tree(healthy, seed=2), poisoned())
+        assert facts(healthy) == facts(expected)
+    assert {outcome.reason for outcome in sick if isinstance(outcome, Failed)} == {"numeric"}
+    assert len([outcome for outcome in sick if isinstance(outcome, Failed)]) == 6
+
+
+def test_work_that_breaks_while_it_is_done_fails_alone(running: Running) -> None:
+    broken: list[Outcome] = []
+
+    def odd() -> Plan:
+        (root,) = yield [Open(PROMPT)]
+        assert isinstance(root, Opened)
+        broken.extend((yield [Score(root.state, ("nobody",))]))
+
+    outcomes: list[Outcome] = []
+    _, healthy = running.run(odd(), tree(outcomes))
+    assert isinstance(broken[0], Failed)
+    assert broken[0].reason == "internal"
+    assert isinstance(healthy, list)
+
+
+def test_a_failing_forward_fails_what_was_in_it_and_the_engine_goes_on(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = running.residents["policy"]
+    forward = resident.forward
+    calls = 0
+
+    def fails_once(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise torch.OutOfMemoryError("the device is out of memory")
+        return forward(*arguments)
+
+    monkeypatch.setattr(resident, "forward", fails_once)
+    outcomes: list[Outcome] = []
+    running.run(tree(outcomes))
+    assert any(isinstance(outcome, Failed) for outcome in outcomes)
+    monkeypatch.undo()
+    running.idle()
+    again: list[Outcome] = []
+    assert isinstance(running.run(tree(again))[0], list)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "expired", "preempted"])

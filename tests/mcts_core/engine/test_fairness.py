@@ -16,7 +16,7 @@ from mcts_core.models.decoder import Computed, Rows
 from mcts_core.query import Reply
 from mcts_core.search.work import Boundary, Extend, Extended, Open, Opened, Release, Sampling
 from tests.mcts_core.engine.harness import Plan, Running
-from tests.mcts_core.engine.test_engine import NEVER_SICK, PROMPT
+from tests.mcts_core.engine.plans import NEVER_SICK, PROMPT
 from tests.mcts_core.engine.test_preemption import LONG
 
 NEVER_ENDING = ((2, -100.0), *NEVER_SICK)

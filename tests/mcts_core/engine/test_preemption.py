@@ -25,7 +25,7 @@ from mcts_core.search.work import (
     State,
 )
 from tests.mcts_core.engine.harness import Plan, Running
-from tests.mcts_core.engine.test_engine import NEVER_SICK, PROMPT, facts, tree
+from tests.mcts_core.engine.plans import NEVER_SICK, PROMPT, facts, tree
 
 LONG = tuple(3 + 7 * n % 90 for n in range(70))
 HOT = Sampling(temperature=1.5, seed=7, logit_bias=((2, -100.0), *NEVER_SICK))

@@ -3,7 +3,7 @@ another price, or reaches another tenant."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from mcts_core.engine.resident import Resident
 from mcts_core.query import Reply
 from mcts_core.search.work import Account, Failed, Open, Opened, Outcome, Release
 from tests.mcts_core.engine.harness import Plan, Running
-from tests.mcts_core.engine.test_engine import SICK, facts, tree
+from tests.mcts_core.engine.plans import SICK, facts, tree
 from tests.mcts_core.engine.test_preemption import bushy
 
 WARM = tuple(3 + 7 * n % 90 for n in range(150))
@@ -96,15 +96,6 @@ def test_a_cached_prompt_gives_way_to_what_is_computed_now() -> None:
     assert computed_for(running, range(3, 90)) == 2 * 87
     running.idle()
     running.close()
-
-
-@pytest.fixture
-def sick_token(running: Running) -> Iterator[int]:
-    embedding = running.residents["policy"].decoder.model.get_input_embeddings()
-    kept = embedding.weight[SICK].clone()
-    embedding.weight.data[SICK] = float("nan")
-    yield SICK
-    embedding.weight.data[SICK] = kept
 
 
 def test_a_prompt_that_was_not_finite_is_not_kept(running: Running, sick_token: int) -> None:

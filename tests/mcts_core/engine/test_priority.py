@@ -12,7 +12,7 @@ import pytest
 from mcts_core.query import Reply
 from mcts_core.search.work import Outcome
 from tests.mcts_core.engine.harness import Plan, Running
-from tests.mcts_core.engine.test_engine import PROMPT, facts, tree
+from tests.mcts_core.engine.plans import PROMPT, facts, tree
 from tests.mcts_core.engine.test_fairness import bush, greedy, steps
 from tests.mcts_core.engine.test_preemption import LONG, bushy, peak
 

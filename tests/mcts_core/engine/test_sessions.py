@@ -10,7 +10,7 @@ from mcts_core.query import Reply, TokenEvent
 from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import Boundary, Extend, Extended, Open, Opened, Outcome, Sampling
 from tests.mcts_core.engine.harness import END_TOKEN, Plan, Running, Scripted
-from tests.mcts_core.engine.test_engine import PROMPT, tree
+from tests.mcts_core.engine.plans import PROMPT, tree
 
 
 def test_streamed_pieces_join_to_the_options_text(running: Running) -> None:
