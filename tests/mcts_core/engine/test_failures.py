@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import count
 from typing import Any
 
 import pytest
 import torch
 
+from mcts_core.engine.resident import Resident
 from mcts_core.engine.session import Session
 from mcts_core.models.decoder import Computed
 from mcts_core.search.search import SearchFailed
@@ -83,25 +85,25 @@ def test_work_that_breaks_while_it_is_done_fails_alone(running: Running) -> None
     assert isinstance(healthy, list)
 
 
-def test_a_failing_forward_fails_what_was_in_it_and_the_engine_goes_on(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resident = running.residents["policy"]
-    forward = resident.forward
-    calls = 0
+def third_forward_fails(resident: Resident, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device that is out of memory; the forwards before and after it are done."""
+    forward, calls = resident.forward, count(1)
 
-    def fails_once(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
+    def failing(*arguments: Any) -> Computed:
+        if next(calls) == 3:
             raise torch.OutOfMemoryError("the device is out of memory")
         return forward(*arguments)
 
-    monkeypatch.setattr(resident, "forward", fails_once)
+    monkeypatch.setattr(resident, "forward", failing)
+
+
+def test_a_failing_forward_fails_what_was_in_it_and_the_engine_goes_on(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third_forward_fails(running.residents["policy"], monkeypatch)
     outcomes: list[Outcome] = []
     running.run(tree(outcomes))
     assert any(isinstance(outcome, Failed) for outcome in outcomes)
-    monkeypatch.undo()
     running.idle()
     again: list[Outcome] = []
     assert isinstance(running.run(tree(again))[0], list)
@@ -173,17 +175,7 @@ def test_states_seated_before_a_run_failed_keep_their_seats(
 ) -> None:
     running = Running(max_tokens=16)
     resident = running.residents["orm"]
-    forward = resident.forward
-    calls = 0
-
-    def third_fails(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise torch.OutOfMemoryError("the device is out of memory")
-        return forward(*arguments)
-
-    monkeypatch.setattr(resident, "forward", third_fails)
+    third_forward_fails(resident, monkeypatch)
 
     def plan() -> Plan:
         (root,) = yield [Open(tuple(range(5, 37)))]
