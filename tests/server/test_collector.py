@@ -1,4 +1,5 @@
-"""What would break: a process whose collector looks at the libraries and models again and again."""
+"""What would break: a process whose collector looks at the libraries and models again and again, or
+that ends in complaints about them."""
 
 from __future__ import annotations
 
