@@ -169,6 +169,21 @@ class Merge(Strict):
     """Which options lead to one state, wherever in the tree: it is then grown once."""
 
 
+class Claims(Strict):
+    """Options that choose nothing: what they say follows from what is before them, as the result of
+    a calculation does. A policy that is unsure of such an option is as likely to be wrong."""
+
+    after: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
+        Field(min_length=1, max_length=16),
+    ]
+    """An option is a claim if the one before it ends with one of these; so `step` has to end
+    options there."""
+    least: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """A claim of at least this probability is believed; another one lowers the mixed scores of all
+    that is built on it by its probability's share of this."""
+
+
 class Rollouts(Strict):
     """Fast completions of a new node by the rollout model, scored by the outcome critic."""
 
@@ -201,6 +216,9 @@ class SearchParameters(Strict):
     rollouts: Rollouts = Rollouts()
     critics: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Weight of each critic in the mixed score; critics that are not named are not asked."""
+    claims: Claims | None = None
+    """Which options say what must be so, rather than what to do next, and how far the policy's own
+    doubts about them count."""
     process: Literal["last", "min"] = "last"
     """What a process reward critic says of a state: its score there, or the lowest on the way."""
     parallel: Annotated[int, Field(ge=1)] = 8

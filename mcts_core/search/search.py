@@ -44,7 +44,7 @@ class Trajectory:
     text: str
     finish_reason: Literal["stop", "length"]
     score: float | None
-    """The mixed score; None when no critic was asked."""
+    """The mixed score, doubts about claims included; None when no critic was asked."""
     scores: Mapping[str, float]
 
 
@@ -76,6 +76,8 @@ class TreeNode:
     """Q, by `search.backup` of the values that came through here; None before the first."""
     prior: float
     """The policy's share of the option among its siblings."""
+    certainty: float
+    """The policy's, of the claims on the way here; it is a factor of `score`."""
     score: float | None
     """The mixed score; None when no critic scored this state."""
     scores: Mapping[str, float]

@@ -44,6 +44,7 @@ class Node(Statistics):
 
     __slots__ = (
         "avoid",
+        "certainty",
         "children",
         "closed",
         "cut",
@@ -116,6 +117,8 @@ class Node(Statistics):
         """Completion tokens from the root to here."""
         self.logprob: float = own if parent is None else parent.logprob + own
         """Of the whole completion."""
+        self.certainty = 1.0
+        """How sure the policy was of what is claimed on the way here, in (0, 1]."""
         self.scores: dict[str, float] = {}
         self.score: float | None = None
         """The critics' mixed score; None when no critic scored this state."""

@@ -378,6 +378,7 @@ def _tree_node(node: Node) -> TreeNode:
         visits=node.visits,
         value=node.value if node.visits else None,
         prior=node.prior,
+        certainty=node.certainty,
         score=node.score,
         scores=dict(node.scores),
         end=node.end,

@@ -85,6 +85,8 @@ class World:
     numbers: tuple[int, ...] = (2, 3, 4, 6)
     target: int = 24
     critic_noise: float = 0.0
+    lies: float = 0.0
+    """How often the policy writes one too many for a result; the critics believe what it writes."""
     context: int = 10_000
     readers: frozenset[str] = frozenset()
     fails: Callable[[Work], FailureReason | None] = lambda work: None
@@ -239,9 +241,16 @@ class World:
         if len(numbers) == 1:
             rest = f"answer {numbers[0]}"[len(begun) :]
             return [((*map(ord, rest), EOS), 1.0)]
+        lines: list[tuple[str, float]] = []
+        for line, _ in operations(numbers):
+            weight = 0.05 + noise(numbers, line)
+            lines.append((line, weight * (1 - self.lies)))
+            if self.lies:
+                written, result = line.split("=")
+                lines.append((f"{written}={int(result) + 1}\n", weight * self.lies))
         return [
-            (tuple(map(ord, line[len(begun) :])), 0.05 + noise(numbers, line))
-            for line, _ in operations(numbers)
+            (tuple(map(ord, line[len(begun) :])), weight)
+            for line, weight in lines
             if line.startswith(begun)
         ]
 
@@ -250,7 +259,11 @@ class World:
         numbers = tuple(sorted(self.numbers))
         *lines, begun = text(tokens[len(self.prompt) :]).split("\n")
         for line in lines:
-            numbers = dict(operations(numbers))[line + "\n"]
+            low, high, result = map(int, re.split(r"\D", line))
+            left = list(numbers)
+            left.remove(low)
+            left.remove(high)
+            numbers = tuple(sorted((*left, result)))
         return numbers, begun
 
     def _scores(self, state: WorldState, critics: Sequence[str]) -> dict[str, float]:
