@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from math import exp, inf, isfinite, isinf
+from math import inf, isfinite, isinf
 
 from mcts_core.search.budget import Meter
+from mcts_core.search.claims import Claims
 from mcts_core.search.flow import Steps, WorkFailed
 from mcts_core.search.outlook import Outlook
 from mcts_core.search.task import Task
@@ -43,17 +44,13 @@ class Evaluation:
     A critic that fails is asked again alone; when it fails again, or answers with something that
     is not a number, it is lost: the search goes on without it and says so.
 
-    What critics say of a trajectory takes what its steps claim to be true. Where the request says
-    which options are claims, a positive score is multiplied by the policy's certainty of the most
-    doubtful one on the way: a critic that knows no more than the policy of what is claimed believes
-    what the policy writes, but the policy tells its guesses from what it knows by how probable it
-    finds them. (DeepConf, arXiv 2508.15260, goes by the least confident part of a trace.)
+    What critics say of a trajectory takes what its steps claim to be true: a positive score is
+    multiplied by the policy's certainty of that (`Claims`).
     """
 
     __slots__ = (
         "_actions_to_end",
         "_asked",
-        "_believed",
         "_claims",
         "_max_tokens",
         "_meter",
@@ -82,9 +79,7 @@ class Evaluation:
         self._actions_to_end = task.actions_to_end
         self._asked = tuple(parameters.critics)
         self._weights = tuple((name, w) for name, w in parameters.critics.items() if w > 0)
-        claims = parameters.claims
-        self._claims = claims.after if claims is not None else ()
-        self._believed = claims.least if claims is not None else 1.0
+        self._claims = Claims(parameters.claims)
         self._outcome_critics = task.outcome_critics
         self._process_critics: tuple[str, ...] = ()
         if parameters.process == "min":
@@ -222,8 +217,7 @@ class Evaluation:
 
     def evaluate(self, tree: Tree, node: Node, scores: Mapping[str, float]) -> Steps[None] | None:
         """Takes `scores` over. If there is more to know about `node`, the steps that ask for it."""
-        if self._claims and node.parent is not None:
-            node.certainty = self._certainty(node, node.parent)
+        node.certainty = self._claims.certainty(node)
         self._take(node, scores)
         if node.end is not None or (self.rollouts and self.outcome_critics):
             return self._ask(tree, node)
@@ -271,12 +265,6 @@ class Evaluation:
             best = tree.best
             if best is None or best.score is None or score > best.score:
                 tree.best = node
-
-    def _certainty(self, node: Node, parent: Node) -> float:
-        """Of the most doubtful claim on the way to `node`."""
-        if not parent.text.endswith(self._claims):
-            return parent.certainty
-        return min(parent.certainty, exp(node.logprob - parent.logprob) / self._believed)
 
     def _along(self, node: Node) -> dict[str, float]:
         """The scores of `node`, those of process critics the lowest on the way from the prompt: a

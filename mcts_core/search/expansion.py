@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from mcts_core.search.backup import backup
 from mcts_core.search.budget import Meter
+from mcts_core.search.claims import Claims
 from mcts_core.search.draws import Draws
 from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.flow import Steps, WorkFailed, attempt, gather
@@ -27,6 +28,7 @@ class Expansion:
     """Draws options. The first below a node is greedy, the rest are sampled without replacement."""
 
     __slots__ = (
+        "_claims",
         "_evaluation",
         "_likeness",
         "_meter",
@@ -55,6 +57,7 @@ class Expansion:
             merge = Merge(by="exact", redraws=merge.redraws, state=merge.state)
         self._likeness = Likeness(merge)
         self.transpositions = Transpositions(parameters.merge.state)
+        self._claims = Claims(parameters.claims)
         self._redraws = parameters.merge.redraws
         self._width = width
         self._evaluation = evaluation
@@ -247,6 +250,7 @@ class Expansion:
         if (
             len(node.children) + node.elsewhere >= self._width.maximum(node)
             or node.left < _NOTHING_LEFT
+            or self._claims.settled(node)
             or (self.draws.actions and len(node.avoid) >= len(self.draws.actions))
         ):
             node.closed = True
