@@ -180,8 +180,8 @@ class Claims(Strict):
     """An option is a claim if the one before it ends with one of these; so `step` has to end
     options there."""
     least: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """A claim of at least this probability is believed; another one lowers the mixed scores of all
-    that is built on it by its probability's share of this."""
+    """A claim of at least this probability is believed, and no other drawn beside it; a less
+    probable one lowers the mixed scores of all that is built on it, by its share of this."""
 
 
 class Rollouts(Strict):
