@@ -49,8 +49,10 @@ class Encoder:
         judged: list[tuple[int, int, int, int]] = []
         for number, sample in enumerate(samples):
             row = list(next(pieces))
-            judged.append((number, len(row) - 1, sample.labels[0], 0))
-            choices_made = judge_choices(sample.puzzle, sample.lines)
+            choices_made: Sequence[int | None] = (None,) * len(sample.lines)
+            if sample.labels:
+                judged.append((number, len(row) - 1, sample.labels[0], 0))
+                choices_made = judge_choices(sample.puzzle, sample.lines)
             for place, line in enumerate(sample.lines):
                 start, answer = len(row), line.startswith("Answer:")
                 row += next(pieces)
@@ -66,11 +68,12 @@ class Encoder:
                         ways = self._ways(choices.get(offset, {}), offset) or [(token, 1.0)]
                         targets.append((number, start + offset - 1, ways))
                 elif place < sample.results:
-                    whole = answer or not sample.labels[place]
+                    whole = answer or (bool(sample.labels) and not sample.labels[place])
                     first = start if whole else row.index(self._equals, start) + 1
                     targets += [(number, at - 1, [(row[at], 1.0)]) for at in range(first, len(row))]
-                depth = -1 if answer else place + 1
-                judged.append((number, len(row) - 1, sample.labels[place + 1], depth))
+                if sample.labels:
+                    depth = -1 if answer else place + 1
+                    judged.append((number, len(row) - 1, sample.labels[place + 1], depth))
             rows.append(row)
         length = -(-max(map(len, rows)) // 4) * 4
         padding = [(PAD_ID, 0.0)] * _WAYS
@@ -84,9 +87,11 @@ class Encoder:
             target_shares=torch.tensor(
                 [[share for _, share in ways] for ways in padded], dtype=torch.float32
             ).view(-1, _WAYS),
-            judged_at=torch.tensor([number * length + at for number, at, _, _ in judged]),
+            judged_at=torch.tensor(
+                [number * length + at for number, at, _, _ in judged], dtype=torch.long
+            ),
             labels=torch.tensor([float(label) for _, _, label, _ in judged]),
-            depth=torch.tensor([depth for _, _, _, depth in judged]),
+            depth=torch.tensor([depth for _, _, _, depth in judged], dtype=torch.long),
         )
 
     def _ways(self, shares: dict[str, float], offset: int) -> list[tuple[int, float]]:

@@ -46,7 +46,8 @@ class Sample:
 
     `choices[i]` (solutions only) spreads line i's free choices over every step that wins.
     `results`: of so many of its first lines, true ones, the policy learns to write the results
-    (of an `Answer:` line, and where nothing could win any more: all of it)."""
+    (of an `Answer:` line, and where nothing could win any more: all of it). Without `labels`
+    critics are not asked about it."""
 
     puzzle: Puzzle
     lines: tuple[str, ...]
@@ -89,8 +90,26 @@ _MISSES = (0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
 """By how much a target that is drawn to what steps come to differs from it."""
 _TEMPTED = (4, 5, 1)
 """How often the step whose truth leads astray is the last, the second last, the third last."""
-_FRACTIONS = 0.3
+_FRACTIONS = 0.5
 """How often it is a step with fractions."""
+_FRACTIONAL = 0.8
+"""How often a step that is drawn for practice, and may have fractions, has some."""
+_DRILLED = 0.8
+"""How often drills are about fractions, where their numbers are those of puzzles."""
+_LARGE = 0.3
+"""How often drills begin with larger numbers than puzzles do: what others only come to is rarely
+added up in a puzzle."""
+_LIE_AT = (2, 4, 3)
+"""How often a result that is false by chance is the first, the second, the third."""
+_WEIGHTS = {"+": 2.0, "-": 2.0, "*": 1.0, "/": 0.7}
+"""Of operators in steps that are drawn for practice: sums are harder to learn than products."""
+_PRACTICE = 200
+"""Below it stay numerators of steps that are drawn for practice."""
+_PARTS_OF = 27
+"""Below it stay their denominators."""
+_MIXED = 5.0
+"""How much more often than others steps are drawn that add a fraction or take it away: they are the
+hardest to learn."""
 Part = Literal["policy", "critics", "held_out"]
 
 
@@ -129,9 +148,7 @@ class Corpus:
     def puzzle(self) -> Puzzle:
         """A solvable puzzle, its numbers in random order."""
         rng, mixture = self._random, self._mixture
-        pool = self._threes if rng.random() < mixture.three_numbers else self._fours
-        if self._wide and rng.random() < mixture.wide:
-            pool = self._wide
+        pool = self._pool()
         wants_24 = rng.random() < mixture.target_24
         fractional = mixture.fractional > 0 and rng.random() < mixture.fractional
         if fractional:
@@ -148,6 +165,16 @@ class Corpus:
             goals = [goal for goal in range(1, mixture.largest_target + 1) if mask >> goal & 1]
             rng.shuffle(numbers)
             return Puzzle(tuple(numbers), 24 if wants_24 else rng.choice(goals))
+
+    def _pool(self) -> tuple[tuple[int, ...], ...]:
+        rng, mixture = self._random, self._mixture
+        pool = self._threes if rng.random() < mixture.three_numbers else self._fours
+        return self._wide if self._wide and rng.random() < mixture.wide else pool
+
+    def _numbers(self) -> tuple[int, ...]:
+        """Numbers in random order."""
+        numbers = self._random.choice(self._pool())
+        return tuple(self._random.sample(numbers, len(numbers)))
 
     def solution(self) -> Sample:
         """A random solution of a random puzzle; every label is 1."""
@@ -225,6 +252,45 @@ class Corpus:
         lines = self._lines(puzzle, taken, str(taken[-1].result))
         return Sample(puzzle, lines, judge(puzzle, lines), results=len(lines))
 
+    def drill(self) -> Sample:
+        """True steps from any numbers to any others, for what they come to alone: the target says
+        nothing of it, and there can be many, since no step that wins has to be found."""
+        rng = self._random
+        numbers = self._numbers()
+        large = rng.random() < _LARGE
+        if large:
+            numbers = tuple(rng.randint(1, rng.choice((20, 99))) for _ in numbers)
+        if is_held_out(numbers):
+            return self.drill()
+        puzzle = Puzzle(numbers, rng.randint(1, self._mixture.largest_target))
+        taken = self._practice_steps(puzzle.state, not large and rng.random() < _DRILLED)
+        return Sample(puzzle, tuple(step.text for step in taken), (), results=len(taken))
+
+    def chance_end(self, lie: bool) -> Sample:
+        """Steps that end in the target because the target is what they end in; true ones, or with
+        one false result among them."""
+        rng, largest = self._random, self._mixture.largest_target
+        fractions = rng.random() < _FRACTIONS
+        while True:
+            numbers = self._numbers()
+            taken = self._practice_steps(Puzzle(numbers, largest).state, fractions)
+            if lie and taken:
+                taken = taken[: rng.choices((1, 2, 3), _LIE_AT)[0]]
+                taken[-1] = rng.choice(false_results(taken[-1]))
+                taken += self._practice_steps(taken[-1].state, fractions)
+            if not taken or len(taken[-1].state) > 1:
+                continue
+            end = taken[-1].result
+            if end.denominator > 1 or not 0 < end <= largest:
+                continue
+            if fractions and not any(has_fractions(step) for step in taken):
+                continue
+            puzzle = Puzzle(numbers, int(end))
+            lines = self._lines(puzzle, taken, str(end))
+            labels = judge(puzzle, lines)
+            if labels[-1] != lie:  # some expressions come out right by chance
+                return Sample(puzzle, lines, labels)
+
     def late_lie(self) -> Sample:
         """True steps, then a last step that claims the target, or right steps and a wrong
         answer: what is believed by critics that know too little arithmetic."""
@@ -271,9 +337,7 @@ class Corpus:
                 continue
             *taken, true = taken[: len(taken) - after]
             lie = rng.choice(false_results(true))
-            if fractions and not any(
-                n.denominator > 1 for n in (true.left, true.right, lie.result)
-            ):
+            if fractions and not (has_fractions(true) or has_fractions(lie)):
                 continue
             mask = targets(lie.state) & ~targets(true.state) & targets(puzzle.state)
             goals = [goal for goal in range(1, largest + 1) if mask >> goal & 1]
@@ -289,6 +353,29 @@ class Corpus:
             if not found:
                 return taken
             taken.append(self._random.choice(found if fractions or not whole else whole))
+            state = taken[-1].state
+
+    def _practice_steps(self, state: State, fractions: bool) -> list[Step]:
+        """True steps to small numbers until there are no more: those that are harder to learn more
+        often than others, and most of those with fractions from these alone, or without any."""
+        rng = self._random
+        taken: list[Step] = []
+        while True:
+            found = [
+                step
+                for step in steps(state)
+                if step.result.numerator < _PRACTICE and step.result.denominator < _PARTS_OF
+            ]
+            if not fractions:
+                found = [step for step in found if step.result.denominator == 1]
+            elif rng.random() < _FRACTIONAL:
+                found = [step for step in found if has_fractions(step)] or found
+            if not found:
+                return taken
+            weights = [
+                _WEIGHTS[step.operator] * (_MIXED if is_mixed_sum(step) else 1) for step in found
+            ]
+            taken.append(rng.choices(found, weights)[0])
             state = taken[-1].state
 
     def _before_the_last(self) -> tuple[Puzzle, list[Step]]:
@@ -367,6 +454,16 @@ class Corpus:
         if rng.random() < 0.1:
             shown = rng.choice([max(0, shown + rng.randint(-3, 3)), rng.randint(1, 100)])
         return f"Answer: {text} = {shown}"
+
+
+def is_mixed_sum(step: Step) -> bool:
+    """Whether a fraction is added or taken away."""
+    return step.operator in "+-" and max(step.left.denominator, step.right.denominator) > 1
+
+
+def has_fractions(step: Step) -> bool:
+    """Whether an operand or the result is a fraction."""
+    return any(number.denominator > 1 for number in (step.left, step.right, step.result))
 
 
 def spread(winning: Sequence[Step], taken: Step) -> tuple[Choice, ...]:

@@ -23,6 +23,7 @@ from demo.average import average
 from demo.card import figures, write_card
 from demo.corpus import Corpus, Mixture, Part, multisets
 from demo.deepen import deepen
+from demo.hard import candidates, hardest
 from demo.join import Kind, train_jointly
 from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy, outcome_figures, scores_of
@@ -34,6 +35,7 @@ from demo.settings import Settings
 from demo.traces import (
     Reads,
     Trace,
+    chance_ends,
     drawn_lies,
     early_lies,
     late_lies,
@@ -61,6 +63,7 @@ def stages(settings: Settings) -> tuple[str, ...]:
     for number, plan in enumerate(settings.rounds, 1):
         joint += [f"search_{number}"] * (plan.searches is not None)
         joint += [f"sample_{number}"] * (plan.samples is not None)
+        joint += [f"hard_{number}"] * (plan.mined is not None)
         joint.append(f"join_{number}")
     first = ("policy", "refine", "widen", "rollout", "traces", "scouts")
     return (*first, *joint, "card")
@@ -99,6 +102,8 @@ class Recipe:
                 self._search(int(number))
             case "sample":
                 self._sample_round(int(number))
+            case "hard":
+                self._mine(int(number))
             case "join":
                 self._join(int(number))
             case "card":
@@ -142,6 +147,7 @@ class Recipe:
         found["lies"] = early_lies(s.early_lies, self._seed, tokenizer)
         found["late"] = late_lies(s.late_lies, self._seed, tokenizer)
         found["drawn"] = drawn_lies(s.drawn_lies, self._seed, tokenizer)
+        found["chance"] = chance_ends(s.chance_ends, self._seed, tokenizer)
         for name, traces in found.items():
             self._keep(name, traces)
 
@@ -195,6 +201,18 @@ class Recipe:
         policy = load_model(self._start(number) / "policy")
         traces = sample_traces(policy, self._tokenizer(), puzzles, seed, plan.temperature)
         self._keep(f"sample_{number}", traces)
+
+    def _mine(self, number: int) -> None:
+        """What the outcome critic that the round starts from misjudges most: of lies, of right
+        trajectories, and of the round's samples."""
+        plan, folder = self._settings.rounds[number - 1], self._start(number)
+        mined = plan.mined
+        assert mined is not None
+        traces = candidates(mined.count, self._seed + mined.seed, mined.puzzles, self._tokenizer())
+        if plan.samples is not None:
+            traces += self._traces(f"sample_{number}")
+        policy, head = load_model(folder / "policy"), load_head(folder / "orm")[0]
+        self._keep(f"hard_{number}", hardest(policy.model, head, traces, mined.keep))
 
     def _join(self, number: int) -> None:
         """The policy and its critics, trained together; after the last round, the mean that

@@ -45,6 +45,10 @@ class OnPolicy:
         """True steps that need not win."""
         return self._corpus.dead_end()
 
+    def drill(self) -> Sample:
+        """True steps from any numbers."""
+        return self._corpus.drill()
+
     def first_step(self) -> Sample:
         """A first step."""
         chance = self._random.random()

@@ -45,6 +45,19 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Mined:
+    """Trajectories that fool the critics that a round starts from, or are doubted by them."""
+
+    seed: int
+    """Of the puzzles; the recipe's is added."""
+    count: int
+    """Made, beside the round's samples."""
+    keep: int
+    """Of all these."""
+    puzzles: Mixture
+
+
+@dataclass(frozen=True)
 class Round:
     """The policy and its critics trained together, as a rule on searches with those there are."""
 
@@ -53,9 +66,10 @@ class Round:
     """The puzzles that the policy learns to solve."""
     shares: Mapping[str, float]
     """What the critics learn from: traces by name; those of round n's searches are `search_n`, of
-    its samples `sample_n`."""
+    its samples `sample_n`, what was mined for it `hard_n`."""
     searches: Searches | None = None
     samples: Samples | None = None
+    mined: Mined | None = None
     start: Mapping[int, float] = field(default_factory=dict)
     """Shares of earlier rounds' weights, whose mean it starts from; empty: the round before."""
     deepen: tuple[int, ...] = ()
@@ -115,6 +129,33 @@ _CHOOSING = _SEARCH.model_copy(
         "process": "last",
     }
 )
+# Drills teach sums that solutions and dead ends seldom need.
+_DRILLING = replace(
+    _DEEP,
+    solutions=32,
+    openings=40,
+    walks=8,
+    first_steps=36,
+    dead_ends=40,
+    adam_rate=5e-4,
+    twice=True,
+)
+_DRILLS_ALONE = replace(
+    _DEEP,
+    solutions=8,
+    openings=12,
+    walks=2,
+    first_steps=8,
+    dead_ends=8,
+    drills=320,
+    muon_rate=1e-2,
+    adam_rate=1e-3,
+)
+_LATE_SHARES = {
+    **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.03, "late": 0.07},
+    **{"drawn": 0.05, "chance": 0.26, "search_13": 0.1, "sample_15": 0.08},
+}
+_LATE_SEARCHED = Mixture(three_numbers=0.03, target_24=0.2, wide=0.15, fractional=0.15)
 _ROUND_1 = SearchParameters(
     budget=Budget(simulations=400, tokens=700),
     width=Width(root=(4, 40), inner=(2, 8), alpha=30.0),
@@ -307,6 +348,121 @@ ROUNDS = (
         ),
         start={10: 0.1225, 11: 0.2275, 12: 0.65},
     ),
+    Round(
+        plan=Joint(
+            replace(
+                _DEEP,
+                steps=1_966,
+                solutions=36,
+                openings=40,
+                walks=8,
+                first_steps=48,
+                dead_ends=60,
+                adam_rate=5e-4,
+            ),
+            rows=112,
+        ),
+        solved=replace(_DEEP_SOLVED, fractional=0.25),
+        shares={
+            **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.04, "late": 0.14},
+            **{"drawn": 0.18, "search_13": 0.32, "sample_13": 0.1, "sample_14": 0.18},
+        },
+        samples=Samples(
+            970,
+            24_000,
+            1.1,
+            Mixture(three_numbers=0.03, target_24=0.2, wide=0.2, fractional=0.45),
+        ),
+        start={10: 0.06125, 11: 0.11375, 12: 0.325, 13: 0.5},
+    ),
+    Round(
+        plan=Joint(
+            replace(
+                _DEEP,
+                steps=2_695,
+                solutions=32,
+                openings=40,
+                walks=8,
+                first_steps=36,
+                dead_ends=60,
+                adam_rate=5e-4,
+                twice=True,
+            ),
+            rows=144,
+        ),
+        solved=replace(_DEEP_SOLVED, fractional=0.08),
+        shares={
+            **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.04, "late": 0.08},
+            **{"drawn": 0.1, "hard_15": 0.32, "search_13": 0.26, "sample_15": 0.16},
+        },
+        samples=Samples(
+            1070,
+            30_000,
+            1.1,
+            Mixture(three_numbers=0.03, target_24=0.2, wide=0.15, fractional=0.3),
+        ),
+        mined=Mined(
+            1170,
+            100_000,
+            20_000,
+            Mixture(three_numbers=0.03, target_24=0.2, wide=0.15, fractional=0.25),
+        ),
+        start={10: 0.030625, 11: 0.056875, 12: 0.1625, 13: 0.25, 14: 0.5},
+    ),
+    Round(
+        plan=Joint(replace(_DRILLING, steps=2_583, drills=96), rows=144),
+        solved=replace(_DEEP_SOLVED, fractional=0.06),
+        shares={**_LATE_SHARES, "hard_16": 0.18, "search_16": 0.2},
+        searches=Searches(1370, 1_000, _CHOOSING, _LATE_SEARCHED),
+        mined=Mined(1270, 100_000, 20_000, _LATE_SEARCHED),
+        start={10: 0.0091875, 11: 0.0170625, 12: 0.04875, 13: 0.075, 15: 0.85},
+    ),
+    # Mostly drills: sums are learned here, and what critics and solutions lose by it is learned
+    # again in the rounds after.
+    Round(
+        plan=Joint(replace(_DRILLS_ALONE, steps=1_131), rows=32),
+        solved=replace(_DEEP_SOLVED, fractional=0.1),
+        shares={**_LATE_SHARES, "hard_16": 0.2, "search_16": 0.16},
+    ),
+    Round(
+        plan=Joint(
+            replace(_DRILLS_ALONE, steps=669, dead_ends=12, drills=352, twice=True), rows=40
+        ),
+        solved=replace(_DEEP_SOLVED, fractional=0.1),
+        shares={**_LATE_SHARES, "hard_16": 0.2, "search_16": 0.16},
+        start={16: 0.4, 17: 0.6},
+    ),
+    Round(
+        plan=Joint(
+            replace(_DRILLING, steps=2_375, drills=144, muon_rate=8e-3, adam_rate=7e-4), rows=144
+        ),
+        solved=replace(_DEEP_SOLVED, fractional=0.06),
+        shares={**_LATE_SHARES, "hard_16": 0.18, "search_16": 0.2},
+    ),
+    Round(
+        plan=Joint(
+            replace(
+                _DRILLING,
+                steps=2_196,
+                solutions=40,
+                openings=48,
+                first_steps=40,
+                dead_ends=48,
+                drills=56,
+            ),
+            rows=160,
+        ),
+        solved=replace(_DEEP_SOLVED, fractional=0.06),
+        shares={
+            **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.03, "late": 0.06},
+            **{"drawn": 0.05, "chance": 0.22, "hard_16": 0.06, "hard_20": 0.14},
+            **{"search_13": 0.04, "search_16": 0.08, "search_20": 0.2},
+            **{"sample_15": 0.03, "sample_20": 0.05},
+        },
+        searches=Searches(1670, 3_000, _CHOOSING, _LATE_SEARCHED),
+        samples=Samples(1470, 16_000, 1.1, replace(_LATE_SEARCHED, fractional=0.25)),
+        mined=Mined(1570, 80_000, 20_000, _LATE_SEARCHED),
+    ),
 )
 
 
@@ -315,7 +471,10 @@ class Settings:
     """The size of every stage. When the shipped checkpoints were made, dead ends taught rounds 3
     and 4 nothing but results, no choice was judged before round 8, lies and dead ends that miss the
     target by a little came with round 10, round 11 kept from solutions what their last step comes
-    to, and only round 12 what any step comes to."""
+    to, only round 12 what any step comes to. From round 16 on, the steps that lead to dead ends and
+    lies were drawn as drills are. In round 16 critics read nothing of a chance end
+    before its lie, and drills were of puzzles' numbers; in round 17 most were of larger ones, and
+    only in round 19 were they mostly sums with a fraction."""
 
     policy: Plan = field(default_factory=lambda: Plan(steps=4500, minutes=46.0))
     refine: Plan = field(
@@ -358,13 +517,12 @@ class Settings:
     rollout_size: Size = ROLLOUT
     head: HeadPlan = field(default_factory=HeadPlan)
     rounds: tuple[Round, ...] = ROUNDS
-    ships: Mapping[int, float] = field(
-        default_factory=lambda: {10: 0.06125, 11: 0.11375, 12: 0.325, 13: 0.5}
-    )
+    ships: Mapping[int, float] = field(default_factory=lambda: {20: 1.0})
     """Shares of the rounds' weights, whose mean is what ships."""
     early_lies: int = 36_000
     late_lies: int = 60_000
     drawn_lies: int = 32_000
+    chance_ends: int = 60_000
     policy_traces: int = 16_000
     rollout_traces: int = 6_000
     walks: int = 10_000

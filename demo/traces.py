@@ -106,6 +106,14 @@ def drawn_lies(count: int, seed: int, tokenizer: PreTrainedTokenizerFast) -> lis
     return [trace_of_sample(sample, tokenizer) for sample in samples]
 
 
+def chance_ends(count: int, seed: int, tokenizer: PreTrainedTokenizerFast) -> list[Trace]:
+    """`count` trajectories that end in their target by chance, half of them by a false result."""
+    rng, mixture = random.Random(seed + 10), Mixture(three_numbers=0.03, wide=0.2)
+    corpora = [Corpus(seed + 11, mixture, part) for part in _TRAINING]
+    samples = [rng.choice(corpora).chance_end(lie=at % 2 == 1) for at in range(count)]
+    return [trace_of_sample(sample, tokenizer) for sample in samples]
+
+
 def sample_traces(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,

@@ -5,7 +5,16 @@ import itertools
 import pytest
 
 from demo.batches import Encoder
-from demo.corpus import Corpus, Mixture, Part, Sample, multisets, part_of, validation_puzzles
+from demo.corpus import (
+    Corpus,
+    Mixture,
+    Part,
+    Sample,
+    has_fractions,
+    multisets,
+    part_of,
+    validation_puzzles,
+)
 from demo.judge import is_sound, judge, parse_step
 from demo.puzzle import Puzzle, grade, is_held_out, reachable, winning_steps
 from demo.tokenizer import build_tokenizer
@@ -157,6 +166,52 @@ def test_drawn_lies_have_one_false_result_and_true_steps_to_the_target() -> None
         at[lies[0]] += 1
     assert min(at) > 15
     assert fractions > 30
+
+
+def test_drills_are_true_steps_of_which_what_they_come_to_is_learned_alone() -> None:
+    tokenizer = build_tokenizer()
+    corpus = Corpus(11, Mixture(wide=0.5))
+    fractions = results = 0
+    for _ in range(300):
+        sample = corpus.drill()
+        state, learned = sample.puzzle.state, ""
+        for line in sample.lines:
+            step = parse_step(line)
+            assert step is not None
+            assert is_sound(step, state)
+            fractions += has_fractions(step)
+            results += 1
+            learned += line.partition(" =")[2]
+            state = step.state
+        batch = Encoder(tokenizer).encode([sample])
+        assert tokenizer.decode(batch.ids[0, batch.at + 1].tolist()) == learned
+        assert not len(batch.judged_at)
+    assert 0.4 < fractions / results < 0.8
+
+
+@pytest.mark.parametrize("lie", [False, True])
+def test_chance_ends_are_right_but_for_one_false_result(lie: bool) -> None:
+    corpus = Corpus(12, Mixture(wide=0.2))
+    fractions, at = 0, [0, 0, 0]
+    for _ in range(200):
+        sample = corpus.chance_end(lie)
+        *lines, answer = sample.lines
+        assert judge(sample.puzzle, sample.lines) == sample.labels
+        assert sample.labels[-1] != lie
+        assert answer.endswith(f" = {sample.puzzle.target}")
+        state, lies = sample.puzzle.state, []
+        for place, line in enumerate(lines):
+            step = parse_step(line)
+            assert step is not None
+            lies += [] if is_sound(step, state) else [place]
+            fractions += has_fractions(step)
+            state = step.state
+        assert state == (sample.puzzle.target,)
+        assert len(lies) == lie
+        for place in lies:
+            at[place] += 1
+    assert fractions > 150
+    assert not lie or min(at) > 20
 
 
 def test_many_dead_ends_have_a_truth_that_one_would_wish_away() -> None:

@@ -27,8 +27,11 @@ TINY_PLAN = Plan(
 def tiny_round(full: Round) -> Round:
     searches = full.searches and dataclasses.replace(full.searches, count=2)
     samples = full.samples and dataclasses.replace(full.samples, count=8)
+    mined = full.mined and dataclasses.replace(full.mined, count=24, keep=8)
     plan, deepen = Joint(TINY_PLAN, rows=8), (0,) * bool(full.deepen)
-    return dataclasses.replace(full, searches=searches, samples=samples, plan=plan, deepen=deepen)
+    return dataclasses.replace(
+        full, searches=searches, samples=samples, mined=mined, plan=plan, deepen=deepen
+    )
 
 
 TINY = Settings(
@@ -44,6 +47,7 @@ TINY = Settings(
     early_lies=8,
     late_lies=6,
     drawn_lies=6,
+    chance_ends=6,
     policy_traces=16,
     rollout_traces=8,
     walks=16,
