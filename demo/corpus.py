@@ -19,6 +19,7 @@ from demo.mistakes import (
     near_end,
     tempting_lie,
 )
+from demo.practice import has_fractions, practice_steps
 from demo.puzzle import (
     MAX_TARGET,
     Puzzle,
@@ -92,8 +93,6 @@ _TEMPTED = (4, 5, 1)
 """How often the step whose truth leads astray is the last, the second last, the third last."""
 _FRACTIONS = 0.5
 """How often it is a step with fractions."""
-_FRACTIONAL = 0.8
-"""How often a step that is drawn for practice, and may have fractions, has some."""
 _DRILLED = 0.8
 """How often drills are about fractions, where their numbers are those of puzzles."""
 _LARGE = 0.3
@@ -101,15 +100,6 @@ _LARGE = 0.3
 added up in a puzzle."""
 _LIE_AT = (2, 4, 3)
 """How often a result that is false by chance is the first, the second, the third."""
-_WEIGHTS = {"+": 2.0, "-": 2.0, "*": 1.0, "/": 0.7}
-"""Of operators in steps that are drawn for practice: sums are harder to learn than products."""
-_PRACTICE = 200
-"""Below it stay numerators of steps that are drawn for practice."""
-_PARTS_OF = 27
-"""Below it stay their denominators."""
-_MIXED = 5.0
-"""How much more often than others steps are drawn that add a fraction or take it away: they are the
-hardest to learn."""
 Part = Literal["policy", "critics", "held_out"]
 
 
@@ -256,14 +246,15 @@ class Corpus:
         """True steps from any numbers to any others, for what they come to alone: the target says
         nothing of it, and there can be many, since no step that wins has to be found."""
         rng = self._random
-        numbers = self._numbers()
-        large = rng.random() < _LARGE
-        if large:
-            numbers = tuple(rng.randint(1, rng.choice((20, 99))) for _ in numbers)
-        if is_held_out(numbers):
-            return self.drill()
+        while True:
+            numbers = self._numbers()
+            large = rng.random() < _LARGE
+            if large:
+                numbers = tuple(rng.randint(1, rng.choice((20, 99))) for _ in numbers)
+            if not is_held_out(numbers):
+                break
         puzzle = Puzzle(numbers, rng.randint(1, self._mixture.largest_target))
-        taken = self._practice_steps(puzzle.state, not large and rng.random() < _DRILLED)
+        taken = practice_steps(puzzle.state, not large and rng.random() < _DRILLED, rng)
         return Sample(puzzle, tuple(step.text for step in taken), (), results=len(taken))
 
     def chance_end(self, lie: bool) -> Sample:
@@ -273,11 +264,11 @@ class Corpus:
         fractions = rng.random() < _FRACTIONS
         while True:
             numbers = self._numbers()
-            taken = self._practice_steps(Puzzle(numbers, largest).state, fractions)
+            taken = practice_steps(Puzzle(numbers, largest).state, fractions, rng)
             if lie and taken:
                 taken = taken[: rng.choices((1, 2, 3), _LIE_AT)[0]]
                 taken[-1] = rng.choice(false_results(taken[-1]))
-                taken += self._practice_steps(taken[-1].state, fractions)
+                taken += practice_steps(taken[-1].state, fractions, rng)
             if not taken or len(taken[-1].state) > 1:
                 continue
             end = taken[-1].result
@@ -353,29 +344,6 @@ class Corpus:
             if not found:
                 return taken
             taken.append(self._random.choice(found if fractions or not whole else whole))
-            state = taken[-1].state
-
-    def _practice_steps(self, state: State, fractions: bool) -> list[Step]:
-        """True steps to small numbers until there are no more: those that are harder to learn more
-        often than others, and most of those with fractions from these alone, or without any."""
-        rng = self._random
-        taken: list[Step] = []
-        while True:
-            found = [
-                step
-                for step in steps(state)
-                if step.result.numerator < _PRACTICE and step.result.denominator < _PARTS_OF
-            ]
-            if not fractions:
-                found = [step for step in found if step.result.denominator == 1]
-            elif rng.random() < _FRACTIONAL:
-                found = [step for step in found if has_fractions(step)] or found
-            if not found:
-                return taken
-            weights = [
-                _WEIGHTS[step.operator] * (_MIXED if is_mixed_sum(step) else 1) for step in found
-            ]
-            taken.append(rng.choices(found, weights)[0])
             state = taken[-1].state
 
     def _before_the_last(self) -> tuple[Puzzle, list[Step]]:
@@ -454,16 +422,6 @@ class Corpus:
         if rng.random() < 0.1:
             shown = rng.choice([max(0, shown + rng.randint(-3, 3)), rng.randint(1, 100)])
         return f"Answer: {text} = {shown}"
-
-
-def is_mixed_sum(step: Step) -> bool:
-    """Whether a fraction is added or taken away."""
-    return step.operator in "+-" and max(step.left.denominator, step.right.denominator) > 1
-
-
-def has_fractions(step: Step) -> bool:
-    """Whether an operand or the result is a fraction."""
-    return any(number.denominator > 1 for number in (step.left, step.right, step.result))
 
 
 def spread(winning: Sequence[Step], taken: Step) -> tuple[Choice, ...]:

@@ -10,13 +10,13 @@ from demo.corpus import (
     Mixture,
     Part,
     Sample,
-    has_fractions,
     multisets,
     part_of,
     validation_puzzles,
 )
 from demo.judge import is_sound, judge, parse_step
-from demo.puzzle import Puzzle, grade, is_held_out, reachable, winning_steps
+from demo.practice import has_fractions
+from demo.puzzle import Puzzle, Step, grade, is_held_out, reachable, winning_steps
 from demo.tokenizer import build_tokenizer
 
 
@@ -144,6 +144,19 @@ def test_late_lies_are_true_until_the_last_step_or_the_answer() -> None:
     assert ends["right way"] > 50, "a lie where the truth could have been told"
 
 
+def followed(puzzle: Puzzle, lines: list[str]) -> tuple[list[Step], list[int]]:
+    """The steps that `lines` say, and the places of those that are false."""
+    steps: list[Step] = []
+    lies: list[int] = []
+    for place, line in enumerate(lines):
+        step = parse_step(line)
+        assert step is not None
+        if not is_sound(step, steps[-1].state if steps else puzzle.state):
+            lies.append(place)
+        steps.append(step)
+    return steps, lies
+
+
 def test_drawn_lies_have_one_false_result_and_true_steps_to_the_target() -> None:
     corpus = Corpus(9, Mixture(target_24=0.2))
     at, fractions = [0, 0, 0], 0
@@ -153,15 +166,10 @@ def test_drawn_lies_have_one_false_result_and_true_steps_to_the_target() -> None
         assert judge(sample.puzzle, sample.lines) == sample.labels
         assert sample.puzzle.solvable
         assert answer.endswith(f" = {sample.puzzle.target}")
-        state, lies = sample.puzzle.state, []
-        for place, line in enumerate(lines):
-            step = parse_step(line)
-            assert step is not None
-            lies += [] if is_sound(step, state) else [place]
-            fractions += place in lies and step.result.denominator > 1
-            state = step.state
+        steps, lies = followed(sample.puzzle, lines)
+        fractions += any(steps[place].result.denominator > 1 for place in lies)
         assert len(lies) == 1
-        assert state == (sample.puzzle.target,), "it looks right"
+        assert steps[-1].state == (sample.puzzle.target,), "it looks right"
         assert sample.labels[lies[0] + 1 :] == (0,) * (len(lines) - lies[0] + 1)
         at[lies[0]] += 1
     assert min(at) > 15
@@ -199,14 +207,9 @@ def test_chance_ends_are_right_but_for_one_false_result(lie: bool) -> None:
         assert judge(sample.puzzle, sample.lines) == sample.labels
         assert sample.labels[-1] != lie
         assert answer.endswith(f" = {sample.puzzle.target}")
-        state, lies = sample.puzzle.state, []
-        for place, line in enumerate(lines):
-            step = parse_step(line)
-            assert step is not None
-            lies += [] if is_sound(step, state) else [place]
-            fractions += has_fractions(step)
-            state = step.state
-        assert state == (sample.puzzle.target,)
+        steps, lies = followed(sample.puzzle, lines)
+        fractions += sum(map(has_fractions, steps))
+        assert steps[-1].state == (sample.puzzle.target,)
         assert len(lies) == lie
         for place in lies:
             at[place] += 1

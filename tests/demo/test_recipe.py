@@ -14,7 +14,8 @@ from demo.load import load_model
 from demo.measure import accuracy, auc, calibration_error
 from demo.plan import Plan
 from demo.recipe import Recipe, stages
-from demo.settings import ROUNDS, Round, Settings
+from demo.rounds import ROUNDS, Round
+from demo.settings import Settings
 from demo.train_critics import HeadPlan
 from demo.train_policy import Size
 
