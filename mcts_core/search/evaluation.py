@@ -251,16 +251,12 @@ class Evaluation:
 
     def note(self, tree: Tree, node: Node) -> None:
         """Mixes the node's scores anew, and lets its parent and the tree know."""
-        node.score = score = self.mix(self._along(node) if self._process_critics else node.scores)
+        score = self.mix(self._along(node) if self._process_critics else node.scores)
         if score is None:
             return
         if score > 0:
-            node.score = score = score * node.certainty
-        parent = node.parent
-        if parent is not None and parent.score is not None:
-            importance = abs(score - parent.score)
-            if importance > parent.importance:
-                parent.importance = importance
+            score *= node.certainty
+        node.rate(score)
         if node.end == "stop":
             best = tree.best
             if best is None or best.score is None or score > best.score:

@@ -154,7 +154,7 @@ class Selection:
         """The bound of a new option below `node`: what its siblings were worth on average when
         they were new, and the rule's bonus."""
         bonus = self._bonus(node, self._c)
-        scored = [child.score for child in node.children if child.score is not None]
-        if not scored or tree.high <= tree.low:
+        if not node.scored or tree.high <= tree.low:
             return bonus
-        return (sum(scored) / len(scored) - tree.low) / (tree.high - tree.low) + bonus
+        mean = node.scores_below / node.scored
+        return (mean - tree.low) / (tree.high - tree.low) + bonus

@@ -69,7 +69,9 @@ class Node(Statistics):
         "priors",
         "pruned",
         "score",
+        "scored",
         "scores",
+        "scores_below",
         "seconds",
         "state",
         "text",
@@ -122,6 +124,9 @@ class Node(Statistics):
         self.scores: dict[str, float] = {}
         self.score: float | None = None
         """The critics' mixed score; None when no critic scored this state."""
+        self.scored = 0
+        """Children that have one, and `scores_below` is their sum."""
+        self.scores_below = 0.0
         self.visits = 0
         self.total = 0.0
         """Sum of the values backed up through here."""
@@ -189,6 +194,22 @@ class Node(Statistics):
         *before, last = self.path()
         text = "".join(step.text for step in before)
         return text[: len(text) - last.cut] + last.text
+
+    def rate(self, score: float) -> None:
+        """The critics' mixed score is `score`, for now."""
+        parent, before = self.parent, self.score
+        self.score = score
+        if parent is None:
+            return
+        if before is None:
+            parent.scored += 1
+            parent.scores_below += score
+        else:
+            parent.scores_below += score - before
+        if parent.score is not None:
+            importance = abs(score - parent.score)
+            if importance > parent.importance:
+                parent.importance = importance
 
     def drawn(self, option: Option) -> None:
         """Further draws avoid `option`."""

@@ -108,7 +108,8 @@ def test_a_new_option_competes_with_those_that_are_there(name: Literal["puct", "
     tree = new_tree()
     good, bad = full(tree, {"a": [0.9], "b": [0.1]})
     tree.root.closed = False
-    good.score, bad.score = 0.9, 0.1
+    good.rate(0.9)
+    bad.rate(0.1)
     path = selection.select(tree)
     assert path is not None
     assert path[:2] == [tree.root, good]

@@ -230,7 +230,8 @@ def grown_at_random(data: st.DataObject, tree: Tree) -> list[Node]:
         end = data.draw(st.sampled_from([None, None, "stop", "length"]))
         score = data.draw(st.none() | st.sampled_from([0.1, 0.5, 0.5, 0.9]))
         child = tree.add(parent, option(f"{len(nodes)},"), end, "mcts")
-        child.score = score
+        if score is not None:
+            child.rate(score)
         nodes.append(child)
         best = None if tree.best is None else tree.best.score
         if end == "stop" and score is not None and (best is None or score > best):
@@ -242,6 +243,20 @@ def grown_at_random(data: st.DataObject, tree: Tree) -> list[Node]:
             closing.closed = True
             tree.settle(closing)
     return nodes
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_node_knows_its_childrens_scores(data: st.DataObject) -> None:
+    """However often critics change their minds."""
+    tree = new_tree()
+    nodes = grown_at_random(data, tree)
+    for node in data.draw(st.lists(st.sampled_from(nodes), max_size=20)):
+        node.rate(data.draw(st.floats(-1, 1)))
+    for node in nodes:
+        known = [child.score for child in node.children if child.score is not None]
+        assert node.scored == len(known)
+        assert node.scores_below == pytest.approx(sum(known), abs=1e-9)
 
 
 @settings(max_examples=200, deadline=None)
