@@ -28,6 +28,7 @@ from demo.puzzle import (
     completion,
     grade,
     is_held_out,
+    narrow_targets,
     random_solution,
     reachable,
     steps,
@@ -84,6 +85,9 @@ class Mixture:
     fractional: float = 0.0
     """The share of puzzles that fractions alone can solve, whatever the target; of those that are
     just drawn, one in forty is such."""
+    narrow: float = 0.0
+    """The share of puzzles that one first step alone can solve: of those that are just drawn, one
+    in five is such, and nearly all on which a search fails."""
 
 
 _WIDEST = 20
@@ -144,12 +148,15 @@ class Corpus:
         if fractional:
             wants_24 = False
             pool = self._fours if pool is self._threes else pool  # three numbers never need them
+        narrow = mixture.narrow > 0 and rng.random() < mixture.narrow
         while True:
             numbers = list(rng.choice(pool))
             state = tuple(map(Fraction, numbers))
             mask = targets(state) & ((2 << mixture.largest_target) - 2)
             if fractional:
                 mask &= ~targets(state, fractions=False)
+            if narrow:
+                mask &= narrow_targets(state)
             if (wants_24 and not mask >> 24 & 1) or not mask:
                 continue
             goals = [goal for goal in range(1, mixture.largest_target + 1) if mask >> goal & 1]

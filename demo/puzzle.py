@@ -133,6 +133,27 @@ def reachable(state: State, target: int, fractions: bool = True) -> bool:
     return 0 <= target <= MAX_TARGET and bool(targets(state, fractions) >> target & 1)
 
 
+@lru_cache(maxsize=100_000)
+def narrow_targets(state: State) -> int:
+    """The integers 0..999 to which one step alone leads from `state`, of those that
+    `winning_steps` gives, as a bit mask."""
+    every = steps(state)
+    whole = [step for step in every if step.result.denominator == 1 and step.result <= MAX_TARGET]
+    integers = targets(state, fractions=False)
+    return _in_one(targets(step.state, fractions=False) for step in whole) | (
+        _in_one(targets(step.state) for step in every) & ~integers
+    )
+
+
+def _in_one(masks: Iterable[int]) -> int:
+    """The bits that are set in exactly one of `masks`."""
+    once = twice = 0
+    for mask in masks:
+        twice |= once & mask
+        once |= mask
+    return once & ~twice
+
+
 @lru_cache(maxsize=500_000)
 def winning_steps(state: State, target: int) -> tuple[Step, ...]:
     """The steps after which `target` can still be made.

@@ -93,6 +93,17 @@ def test_puzzles_that_need_fractions_can_be_asked_for() -> None:
     assert 0.2 < sum(need) / len(need) < 0.4
 
 
+def test_puzzles_with_one_way_in_can_be_asked_for() -> None:
+    def ways(puzzle: Puzzle) -> int:
+        return len(winning_steps(puzzle.state, puzzle.target))
+
+    narrow = Corpus(4, Mixture(wide=0.2, fractional=0.2, target_24=0.2, narrow=1.0))
+    assert {ways(narrow.puzzle()) for _ in range(60)} == {1}
+    some = Corpus(4, Mixture(target_24=0.0, narrow=0.5))
+    asked = [ways(some.puzzle()) == 1 for _ in range(400)]
+    assert 0.5 < sum(asked) / len(asked) < 0.75, "half of them, and a quarter of the others"
+
+
 def test_early_lies_are_lies_that_lead_to_the_target() -> None:
     corpus = Corpus(5)
     samples = [corpus.early_lie() for _ in range(200)]

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demo import puzzle as puzzles
-from demo.puzzle import Puzzle, completion, grade, is_held_out, parse_prompt, random_solution
+from demo.puzzle import (
+    Puzzle,
+    completion,
+    grade,
+    is_held_out,
+    narrow_targets,
+    parse_prompt,
+    random_solution,
+    winning_steps,
+)
 
 NUMBERS = st.lists(st.integers(1, 13), min_size=3, max_size=4)
 
@@ -53,6 +62,14 @@ def test_solver_agrees_with_brute_force_over_negatives(numbers: list[int], targe
 @pytest.mark.parametrize("numbers", [(1, 1, 1, 1), (3, 3, 8, 8), (1, 5, 5, 5), (1, 3, 4, 6)])
 def test_solver_knows_the_famous_four(numbers: tuple[int, ...]) -> None:
     assert Puzzle(numbers, 24).solvable == (numbers != (1, 1, 1, 1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(numbers=NUMBERS)
+def test_narrow_targets_are_those_with_one_winning_step(numbers: list[int]) -> None:
+    state = Puzzle(tuple(numbers), 24).state
+    alone = [target for target in range(1000) if len(winning_steps(state, target)) == 1]
+    assert narrow_targets(state) == sum(1 << target for target in alone)
 
 
 @settings(max_examples=40, deadline=None)
