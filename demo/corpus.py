@@ -1,13 +1,9 @@
 """Training data: solutions for the policy, labelled walks (right and wrong) for the critics."""
 
-import itertools
 import random
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal
 
 from demo.judge import is_sound, judge
 from demo.mistakes import (
@@ -19,6 +15,7 @@ from demo.mistakes import (
     near_end,
     tempting_lie,
 )
+from demo.pool import Mixture, Part, Pool
 from demo.practice import has_fractions, practice_steps
 from demo.puzzle import (
     MAX_TARGET,
@@ -28,12 +25,10 @@ from demo.puzzle import (
     completion,
     grade,
     is_held_out,
-    narrow_targets,
     random_solution,
     reachable,
     steps,
     targets,
-    test_puzzles,
     winning_steps,
 )
 
@@ -73,24 +68,6 @@ class Sample:
         )
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Which puzzles are drawn: shares in 0..1."""
-
-    three_numbers: float = 0.1
-    target_24: float = 0.5
-    largest_target: int = 100
-    wide: float = 0.0
-    """The share of puzzles whose numbers go up to 20: so many that they cannot be memorised."""
-    fractional: float = 0.0
-    """The share of puzzles that fractions alone can solve, whatever the target; of those that are
-    just drawn, one in forty is such."""
-    narrow: float = 0.0
-    """The share of puzzles that one first step alone can solve: of those that are just drawn, one
-    in five is such, and nearly all on which a search fails."""
-
-
-_WIDEST = 20
 _MISSES = (0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
 """By how much a target that is drawn to what steps come to differs from it."""
 _TEMPTED = (4, 5, 1)
@@ -104,28 +81,6 @@ _LARGE = 0.3
 added up in a puzzle."""
 _LIE_AT = (2, 4, 3)
 """How often a result that is false by chance is the first, the second, the third."""
-Part = Literal["policy", "critics", "held_out"]
-
-
-def part_of(numbers: tuple[int, ...]) -> Part:
-    """Who may train on an ascending multiset: `critics` ones are kept from the policy, so that
-    critics learn from puzzles on which the policy does as well as on new ones."""
-    if is_held_out(numbers):
-        return "held_out"
-    return "critics" if zlib.crc32(",".join(map(str, numbers)).encode()) % 12 == 5 else "policy"
-
-
-def multisets(count: int, part: Part, largest: int = 13) -> tuple[tuple[int, ...], ...]:
-    """Every ascending `count` of numbers 1..`largest` that belongs to `part`."""
-    every = itertools.combinations_with_replacement(range(1, largest + 1), count)
-    return tuple(numbers for numbers in every if part_of(numbers) == part)
-
-
-def validation_puzzles() -> tuple[Puzzle, ...]:
-    """Solvable held-out 4-number puzzles of target 24 that are not among the 100 test puzzles."""
-    tests = {tuple(sorted(puzzle.numbers)) for puzzle in test_puzzles()}
-    found = (Puzzle(numbers, 24) for numbers in multisets(4, "held_out") if numbers not in tests)
-    return tuple(puzzle for puzzle in found if puzzle.solvable)
 
 
 class Corpus:
@@ -135,43 +90,11 @@ class Corpus:
     def __init__(self, seed: int, mixture: Mixture | None = None, part: Part = "policy") -> None:
         self._random = random.Random(seed)
         self._mixture = mixture or Mixture()
-        self._threes = multisets(3, part)
-        self._fours = multisets(4, part)
-        self._wide = multisets(4, part, _WIDEST) if self._mixture.wide else ()
+        self._pool = Pool(self._random, self._mixture, part)
 
     def puzzle(self) -> Puzzle:
         """A solvable puzzle, its numbers in random order."""
-        rng, mixture = self._random, self._mixture
-        pool = self._pool()
-        wants_24 = rng.random() < mixture.target_24
-        fractional = mixture.fractional > 0 and rng.random() < mixture.fractional
-        if fractional:
-            wants_24 = False
-            pool = self._fours if pool is self._threes else pool  # three numbers never need them
-        narrow = mixture.narrow > 0 and rng.random() < mixture.narrow
-        while True:
-            numbers = list(rng.choice(pool))
-            state = tuple(map(Fraction, numbers))
-            mask = targets(state) & ((2 << mixture.largest_target) - 2)
-            if fractional:
-                mask &= ~targets(state, fractions=False)
-            if narrow:
-                mask &= narrow_targets(state)
-            if (wants_24 and not mask >> 24 & 1) or not mask:
-                continue
-            goals = [goal for goal in range(1, mixture.largest_target + 1) if mask >> goal & 1]
-            rng.shuffle(numbers)
-            return Puzzle(tuple(numbers), 24 if wants_24 else rng.choice(goals))
-
-    def _pool(self) -> tuple[tuple[int, ...], ...]:
-        rng, mixture = self._random, self._mixture
-        pool = self._threes if rng.random() < mixture.three_numbers else self._fours
-        return self._wide if self._wide and rng.random() < mixture.wide else pool
-
-    def _numbers(self) -> tuple[int, ...]:
-        """Numbers in random order."""
-        numbers = self._random.choice(self._pool())
-        return tuple(self._random.sample(numbers, len(numbers)))
+        return self._pool.puzzle()
 
     def solution(self) -> Sample:
         """A random solution of a random puzzle; every label is 1."""
@@ -254,7 +177,7 @@ class Corpus:
         nothing of it, and there can be many, since no step that wins has to be found."""
         rng = self._random
         while True:
-            numbers = self._numbers()
+            numbers = self._pool.numbers()
             large = rng.random() < _LARGE
             if large:
                 numbers = tuple(rng.randint(1, rng.choice((20, 99))) for _ in numbers)
@@ -270,7 +193,7 @@ class Corpus:
         rng, largest = self._random, self._mixture.largest_target
         fractions = rng.random() < _FRACTIONS
         while True:
-            numbers = self._numbers()
+            numbers = self._pool.numbers()
             taken = practice_steps(Puzzle(numbers, largest).state, fractions, rng)
             if lie and taken:
                 taken = taken[: rng.choices((1, 2, 3), _LIE_AT)[0]]

@@ -14,7 +14,8 @@ from torch.nn import functional
 from transformers import LlamaModel, PreTrainedTokenizerFast
 
 from critics.head import Head
-from demo.corpus import Corpus, Mixture, Part, Sample
+from demo.corpus import Corpus, Sample
+from demo.pool import Mixture, Part
 from demo.traces import Trace, read, trace_of_sample
 
 _PARTS: tuple[Part, ...] = ("policy", "critics")

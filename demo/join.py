@@ -20,9 +20,10 @@ from transformers import LlamaForCausalLM
 
 from critics.head import Head
 from demo.batches import Encoder
-from demo.corpus import Corpus, Mixture
+from demo.corpus import Corpus
 from demo.optimizer import Optimizers
 from demo.plan import Plan
+from demo.pool import Mixture
 from demo.schedule import schedule
 from demo.supply import supply
 from demo.tokenizer import build_tokenizer

@@ -21,13 +21,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from critics.head import Head, card_of, load_head, save_head
 from demo.average import average
 from demo.card import figures, write_card
-from demo.corpus import Corpus, Mixture, Part, multisets
+from demo.corpus import Corpus
 from demo.deepen import deepen
 from demo.hard import candidates, hardest
 from demo.join import Kind, train_jointly
 from demo.load import load_model, load_tokenizer
 from demo.measure import accuracy, outcome_figures, scores_of
 from demo.plan import Plan
+from demo.pool import Mixture, Part, multisets
 from demo.puzzle import Puzzle, reachable, test_puzzles
 from demo.refine import refine_policy
 from demo.searched import searched_traces

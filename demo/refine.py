@@ -8,10 +8,11 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from critics.head import card_of, load_head, save_head
-from demo.corpus import Corpus, Mixture, Sample
+from demo.corpus import Corpus, Sample
 from demo.judge import judge
 from demo.load import load_model, load_tokenizer
 from demo.plan import Plan
+from demo.pool import Mixture
 from demo.puzzle import Puzzle
 from demo.sampler import sample
 from demo.tokenizer import EOS_ID

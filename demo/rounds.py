@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from demo.corpus import Mixture
 from demo.join import Joint
+from demo.pool import Mixture
 from mcts_core.search.parameters import (
     Budget,
     SearchParameters,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
-from demo.corpus import Corpus, Mixture, Part, Sample
+from demo.corpus import Corpus, Sample
 from demo.judge import judge, judge_choices
+from demo.pool import Mixture, Part
 from demo.puzzle import Puzzle, grade
 from demo.sampler import sample
 from demo.tokenizer import EOS_ID, PAD_ID

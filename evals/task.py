@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import demo
-from demo.corpus import Corpus, Mixture
+from demo.pool import Mixture, Pool
 from demo.puzzle import Puzzle
 from evals import grader
 from evals.errors import EvalError
@@ -98,10 +99,11 @@ def _countdown(arguments: str) -> Iterator[Item]:
     # There are some ten thousand in all: below this bound, drawing distinct ones ends soon.
     if not 1 <= int(count) <= 2000:
         raise EvalError("countdown generates 1 to 2000 puzzles (--task)")
-    corpus = Corpus(int(seed), Mixture(three_numbers=0.0, target_24=0.0), part="held_out")
+    mixture = Mixture(three_numbers=0.0, target_24=0.0)
+    pool = Pool(random.Random(int(seed)), mixture, "held_out")
     seen: set[tuple[tuple[int, ...], int]] = set()
     while len(seen) < int(count):
-        puzzle = corpus.puzzle()
+        puzzle = pool.puzzle()
         key = (tuple(sorted(puzzle.numbers)), puzzle.target)
         if key not in seen:
             seen.add(key)

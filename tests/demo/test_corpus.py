@@ -5,16 +5,9 @@ import itertools
 import pytest
 
 from demo.batches import Encoder
-from demo.corpus import (
-    Corpus,
-    Mixture,
-    Part,
-    Sample,
-    multisets,
-    part_of,
-    validation_puzzles,
-)
+from demo.corpus import Corpus, Sample
 from demo.judge import is_sound, judge, parse_step
+from demo.pool import Mixture, Part, part_of
 from demo.practice import has_fractions
 from demo.puzzle import Puzzle, Step, grade, is_held_out, reachable, winning_steps
 from demo.tokenizer import build_tokenizer
@@ -29,20 +22,6 @@ def test_training_never_emits_a_held_out_puzzle(part: Part, seed: int) -> None:
     for sample in (*(corpus.walk() for _ in range(200)), *(corpus.solution() for _ in range(200))):
         assert not is_held_out(sample.puzzle.numbers)
         assert part_of(tuple(sorted(sample.puzzle.numbers))) == part
-
-
-def test_the_parts_cover_every_multiset_once() -> None:
-    counts = [len(multisets(4, part)) for part in ("policy", "critics", "held_out")]
-    assert sum(counts) == 1820
-    assert len(validation_puzzles()) > 100
-
-
-def test_half_of_the_puzzles_ask_for_24() -> None:
-    corpus = Corpus(2)
-    asked = [corpus.puzzle() for _ in range(600)]
-    assert 0.4 < sum(puzzle.target == 24 for puzzle in asked) / len(asked) < 0.6
-    assert max(puzzle.target for puzzle in asked) <= 100
-    assert all(puzzle.solvable for puzzle in asked)
 
 
 def test_solutions_are_right_and_their_choices_are_distributions() -> None:
@@ -73,35 +52,6 @@ def test_walk_labels_agree_with_the_solver() -> None:
         assert all(a >= b for a, b in itertools.pairwise(steps))
         seen |= {("step", steps[1]), ("answer", sample.labels[-1])}
     assert len(seen) == 4
-
-
-def test_three_number_puzzles_can_be_asked_for_alone() -> None:
-    corpus = Corpus(5, Mixture(three_numbers=1.0, target_24=0.0))
-    assert {len(corpus.puzzle().numbers) for _ in range(20)} == {3}
-
-
-def test_puzzles_that_need_fractions_can_be_asked_for() -> None:
-    corpus = Corpus(3, Mixture(three_numbers=0.5, wide=0.2, fractional=1.0))
-    for _ in range(40):
-        sample = corpus.solution()
-        assert sample.puzzle.solvable
-        assert not reachable(sample.puzzle.state, sample.puzzle.target, fractions=False)
-        assert "/" in sample.lines[0].partition("=")[2], "a quotient is left"
-    some = Corpus(3, Mixture(fractional=0.3))
-    asked = [some.puzzle() for _ in range(400)]
-    need = [not reachable(each.state, each.target, fractions=False) for each in asked]
-    assert 0.2 < sum(need) / len(need) < 0.4
-
-
-def test_puzzles_with_one_way_in_can_be_asked_for() -> None:
-    def ways(puzzle: Puzzle) -> int:
-        return len(winning_steps(puzzle.state, puzzle.target))
-
-    narrow = Corpus(4, Mixture(wide=0.2, fractional=0.2, target_24=0.2, narrow=1.0))
-    assert {ways(narrow.puzzle()) for _ in range(60)} == {1}
-    some = Corpus(4, Mixture(target_24=0.0, narrow=0.5))
-    asked = [ways(some.puzzle()) == 1 for _ in range(400)]
-    assert 0.5 < sum(asked) / len(asked) < 0.75, "half of them, and a quarter of the others"
 
 
 def test_early_lies_are_lies_that_lead_to_the_target() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from critics.head import Head
-from demo.corpus import Mixture
 from demo.hard import candidates, hardest
+from demo.pool import Mixture
 from demo.puzzle import is_held_out
 from demo.tokenizer import build_tokenizer
 from demo.train_policy import Size, build_model

@@ -6,9 +6,10 @@ import random
 import torch
 
 from critics.head import Head
-from demo.corpus import Corpus, Mixture
+from demo.corpus import Corpus
 from demo.join import Joint, Kind, critics_losses, readings, train_jointly
 from demo.plan import Plan
+from demo.pool import Mixture
 from demo.tokenizer import build_tokenizer
 from demo.traces import Trace, trace_of_sample
 from demo.train_policy import Size, build_model

@@ -31,4 +31,4 @@ def test_practice_is_of_true_steps_to_small_numbers(fractions: bool) -> None:
 
 def test_sums_with_a_fraction_are_practised_more_than_all_else_with_fractions() -> None:
     found = [step for step in practised(True) if has_fractions(step)]
-    assert sum(map(is_mixed_sum, found)) > 0.5 * len(found), "0.41 if they are drawn evenly"
+    assert sum(map(is_mixed_sum, found)) > 0.5 * len(found), "0.41 if they are not preferred"
