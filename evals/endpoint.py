@@ -66,10 +66,16 @@ class Endpoint:
 
     async def served(self, name: str | None = None) -> Served:
         """The model `name`, or the server's first one. Raises `EvalError`."""
-        response = await self._send("GET", "/v1/models")
+        try:
+            response = await self._send("GET", "/v1/models")
+        except RequestFailed as error:
+            raise EvalError(f"no server answers at {self._client.base_url}: {error}") from None
         if response.status_code != 200:
             raise EvalError(f"the server does not list its models: {_message(response)}")
-        models = {model["id"]: model for model in response.json()["data"]}
+        try:
+            models = {model["id"]: model for model in response.json()["data"]}
+        except (ValueError, KeyError, TypeError):
+            raise EvalError("this server is none of OpenAI's API: it lists no models") from None
         name = next(iter(models)) if name is None else name
         if name not in models:
             raise EvalError(f"no model {name!r}; there are {', '.join(models)} (--name)")

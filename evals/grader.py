@@ -28,7 +28,9 @@ def puzzle(question: str, answer: str, completion: str) -> bool:
 
 def number(question: str, answer: str, completion: str) -> bool:
     """As GSM8K is graded: what follows the last `####`; else the stated or boxed answer, if it is
-    a number; else the last number of the text."""
+    a number; else the last number of the text. A model that goes on with a question of its own has
+    answered before it."""
+    completion, *_ = completion.split("\nQuestion:", 1)
     _, mark, stated = completion.rpartition("####")
     found = stated if mark else extract(completion)
     if not _NUMBER.fullmatch(found.strip().removeprefix("$")):

@@ -8,9 +8,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evals.endpoint import Endpoint, RequestFailed, Served
+from evals.errors import EvalError
 from evals.ledger import Key, Ledger, Record
 from evals.task import Item, Task
 from evals.variant import Variant
+
+_OWN = {
+    "model": "is the server's: choose it by --model or --name",
+    "prompt": "is the item's: change it by --template",
+    "messages": "are the item's: change them by --template",
+    "search": "is the variant's: give one by --set",
+    "seed": "is set for each request: give --seed",
+    "stream": "does not apply: answers are read whole",
+}
+"""Fields of a request that are set for each of them, and where to say what they are to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,12 @@ class Plan:
     """Whether the preset's `stop_when.score` holds."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """More fields of every request, such as `max_tokens`."""
+
+    def __post_init__(self) -> None:
+        """Raises `EvalError` for fields that are the evaluation's own."""
+        own = next((name for name in self.fields if name in _OWN), None)
+        if own is not None:
+            raise EvalError(f"{own!r} {_OWN[own]} (--request)")
 
     def requests(self, limits: Mapping[str, float]) -> list[tuple[Item, Record]]:
         """Item by item, so that a run that is cut short has compared something.

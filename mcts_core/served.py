@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import structlog
@@ -49,6 +50,8 @@ Progress = Callable[[str, float], None]
 _SMALL = 50_000_000
 """Parameters below which one thread is faster than several."""
 _STEP_STRINGS = ("\n",)
+_ACTIONS_KEPT = 64
+"""Lists of actions whose tokens are remembered."""
 _SLICE_TOKENS = 512
 _LEAST_POOL = 64
 """Tokens: what the probe at load takes, with a block for each of its two branches."""
@@ -79,6 +82,9 @@ class ServedModel:
         self._context_length = context_length
         self._pool_tokens = pool_tokens
         self._parameters = dict(parameters)
+        # Every prompt of a request has the same ones, and asks for them when it is checked and when
+        # it begins.
+        self._action_tokens = lru_cache(maxsize=_ACTIONS_KEPT)(partial(_tokens_of, tokenizer))
 
     @property
     def name(self) -> str:
@@ -142,23 +148,7 @@ class ServedModel:
 
     def _actions(self, query: Query) -> tuple[tuple[int, ...], ...]:
         """Token ids of the query's actions. Raises `QueryError`."""
-        found: dict[tuple[int, ...], str] = {}
-        for index, text in enumerate(query.search.actions or ()):
-            field = f"search.actions.{index}"
-            try:
-                tokens = tuple(self._tokenizer.encode_part(text))
-            except ValueError as error:
-                raise QueryError(field, str(error)) from None
-            for other, known in found.items():
-                if other[: len(tokens)] == tokens[: len(other)]:
-                    raise QueryError(
-                        field,
-                        f"of {text!r} and {known!r} one begins with the tokens of the other: "
-                        "nothing would say where the shorter one ends; end both with a line "
-                        "break, for example",
-                    )
-            found[tokens] = text
-        return tuple(found)
+        return self._action_tokens(query.search.actions or ())
 
     async def search(self, query: Query) -> AsyncGenerator[Event, None]:
         self.validate(query)
@@ -230,6 +220,27 @@ class ServedModel:
             deadline=None if limit is None else now + limit / 1000,
             progress_due=now if query.progress else math.inf,
         )
+
+
+def _tokens_of(tokenizer: ModelTokenizer, actions: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """Raises `QueryError`."""
+    found: dict[tuple[int, ...], str] = {}
+    for index, text in enumerate(actions):
+        field = f"search.actions.{index}"
+        try:
+            tokens = tuple(tokenizer.encode_part(text))
+        except ValueError as error:
+            raise QueryError(field, str(error)) from None
+        for other, known in found.items():
+            if other[: len(tokens)] == tokens[: len(other)]:
+                raise QueryError(
+                    field,
+                    f"of {text!r} and {known!r} one begins with the tokens of the other: "
+                    "nothing would say where the shorter one ends; end both with a line "
+                    "break, for example",
+                )
+        found[tokens] = text
+    return tuple(found)
 
 
 def _slice_tokens(max_batch_rows: int) -> int:

@@ -18,7 +18,11 @@ _SEARCH_CAPS = {
     "width.samples": "max_best_of",
     "width.beam": "max_best_of",
     "width.subtrees": "max_best_of",
+    "width.root.0": "max_best_of",
+    "width.inner.0": "max_best_of",
 }
+"""A tree's least widths are drawn together, as flat methods draw theirs; more than these come one
+by one."""
 
 
 class Caps:
@@ -49,13 +53,17 @@ class Caps:
         for path, cap in _SEARCH_CAPS.items():
             value: Any = given
             for part in path.split("."):
-                value = value.get(part) if isinstance(value, dict) else None
+                if isinstance(value, tuple):
+                    value = value[int(part)]
+                else:
+                    value = value.get(part) if isinstance(value, dict) else None
             if value is not None:
                 self.check(f"search.{path}", value, cap)
 
     def fill(self, search: SearchParameters) -> SearchParameters:
         """The caps where neither the request nor the preset says less."""
         limits, budget = self.limits, search.budget
+        width, rollouts, widest = search.width, search.rollouts, self.limits.max_best_of
 
         def least(value: int | None, cap: int) -> int:
             return cap if value is None else min(value, cap)
@@ -72,5 +80,17 @@ class Caps:
                     nodes=least(budget.nodes, limits.max_nodes),
                 ),
                 "parallel": min(search.parallel, limits.max_parallel),
+                "rollouts": rollouts.model_copy(
+                    update={"count": min(rollouts.count, limits.max_rollouts)}
+                ),
+                "width": width.model_copy(
+                    update={
+                        "root": (min(width.root[0], widest), width.root[1]),
+                        "inner": (min(width.inner[0], widest), width.inner[1]),
+                        "beam": min(width.beam, widest),
+                        "subtrees": min(width.subtrees, widest),
+                        "samples": min(width.samples, widest),
+                    }
+                ),
             }
         )

@@ -138,8 +138,9 @@ def evaluate(
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable (default: 0).")] = None,
     url: Annotated[str | None, typer.Option(help="A running server's; ends in /v1.")] = None,
     model: Annotated[
-        str, typer.Option(help="Without --url: 'demo' or a model's folder, served in-process.")
-    ] = "demo",
+        str | None,
+        typer.Option(help="Without --url: 'demo' (the default) or a model's folder, in-process."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Without --url: YAML file with the server's settings.")
     ] = None,
@@ -196,7 +197,8 @@ def evaluate(
         def opened() -> AbstractAsyncContextManager[AsyncClient]:
             if url is not None:
                 return over_http(url)
-            return inside(Settings.gather({"model": model, **UNCAPPED}, config))
+            flags = {"model": model} if model is not None else {}
+            return inside(Settings.gather({**flags, **UNCAPPED}, config))
 
         async def run() -> None:
             async with opened() as client:

@@ -66,6 +66,11 @@ def unavailable(message: str, code: str, seconds: int) -> ApiError:
     return ApiError(503, message, code=code, headers={"Retry-After": str(seconds)})
 
 
+def stopping() -> ApiError:
+    """The server has been told to stop."""
+    return unavailable("The server is shutting down.", "shutting_down", 5)
+
+
 def internal(request_id: str) -> ApiError:
     """A 500 that tells the client no more than where to look in the log."""
     message = f"The server failed on this request; its log has the cause under {request_id}."

@@ -13,7 +13,7 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, ClientGone, internal
+from server.errors import ApiError, ClientGone, internal, stopping
 from server.metrics import Metrics
 
 T = TypeVar("T")
@@ -78,6 +78,8 @@ class Exchanges:
             exchange.gone = True
         except asyncio.CancelledError:
             # The server stops, and this request has had its time.
+            if not exchange.status:
+                await stopping().response(scope, receive, named)
             exchange.status = 503
             raise
         except Exception:

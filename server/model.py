@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mcts_core.query import EngineGauges, Served
-from server.errors import unavailable
+from server.errors import stopping, unavailable
 
 Progress = Callable[[str, float], None]
 """Hears what is being loaded, and which share of everything is done (0 to 1)."""
@@ -70,7 +70,7 @@ class ServedModel:
                 f"The model is being loaded ({self.stage}, {self.share:.0%}).", "model_loading", 2
             )
         if self.phase != "ready" or self._served is None:
-            raise unavailable("The server is shutting down.", "shutting_down", 5)
+            raise stopping()
         return self._served
 
     @property

@@ -205,7 +205,7 @@ class Planner:
             prompt_field=prompt_field,
             echoes=echoes,
             logprobs=logprobs,
-            include_usage=options is not None and options.include_usage,
+            include_usage=options is not None and options.include_usage is True,
         )
 
 

@@ -59,7 +59,13 @@ Stop = Annotated[
 class StreamOptions(BaseModel):
     """`include_usage` asks for one last chunk with the usage and no choices."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """Only plain text can be asked for."""
+
+    type: Literal["text"]
 
 
 class GenerationRequest(BaseModel):
@@ -97,6 +103,9 @@ class GenerationRequest(BaseModel):
         dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)
     ] = {}
     """By token id, written as a string, as JSON wants it."""
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
     user: str | None = None
     """Taken and not used."""
     search: SearchParameters | None = None
@@ -139,7 +148,7 @@ class CompletionRequest(GenerationRequest):
     best_of: Annotated[int, Field(ge=1)] | None = None
     """Without `search`, more than `n`: method best_of_n with so many samples."""
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    logprobs: Annotated[int, Field(ge=0)] | None = None
     suffix: str | None = None
 
 
@@ -167,12 +176,6 @@ class Message(BaseModel):
         return {"role": role, "content": "".join(part.text for part in self.content)}
 
 
-class ResponseFormat(BaseModel):
-    """Only plain text can be asked for."""
-
-    type: Literal["text"]
-
-
 class ChatRequest(GenerationRequest):
     """The body of `POST /v1/chat/completions`."""
 
@@ -181,9 +184,6 @@ class ChatRequest(GenerationRequest):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """The older name of `max_completion_tokens`, which goes before it."""
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
     modalities: list[Literal["text"]] | None = None

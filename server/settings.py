@@ -104,7 +104,9 @@ class Settings(BaseSettings):
         "Limits", 4096, "'max_tokens' of a request, and its default where the context allows it."
     )
     max_n: Positive = _field("Limits", 32, "'n' of a request.")
-    max_best_of: Positive = _field("Limits", 64, "'best_of', and the widths of a search.")
+    max_best_of: Positive = _field(
+        "Limits", 64, "'best_of', and what a search draws together by its widths."
+    )
     max_logprobs: Annotated[int, Field(ge=0)] = _field(
         "Limits", 20, "'logprobs' and 'top_logprobs' of a request."
     )
@@ -136,6 +138,9 @@ class Settings(BaseSettings):
             raise SettingsError(f"{config}: there is no setting '{unknown[0]}'")
         try:
             environment = EnvSettingsSource(cls)()
+            if str(environment.get("port", "")).startswith("tcp://"):
+                # Of a Service named mcts-serve: Kubernetes tells its pods so where to find it.
+                del environment["port"]
             return cls(**{**file, **environment, **flags})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]

@@ -17,7 +17,7 @@ from mcts_core.query import ProgressEvent, QueryError, TokenEvent
 from mcts_core.search.search import SearchFailed, Trajectory
 from mcts_core.search.work import TokenLogprob
 from server.admission import Admission, Ticket
-from server.errors import ApiError, ClientGone, internal, of_query, of_search
+from server.errors import ApiError, ClientGone, internal, of_query, of_search, stopping
 from server.exchange import Exchange, while_connected
 from server.form import Form
 from server.generation import Answer, Generation, Piece, note_failure
@@ -173,7 +173,12 @@ class EventStream(Response):
         with self._admission.admit(len(self._plan.queries), self._plan.priority) as tickets:
             start = {"type": "http.response.start", "status": 200, "headers": _HEADERS}
             await send(start)
-            await while_connected(receive, self._metrics, self._send(tickets, send))
+            try:
+                await while_connected(receive, self._metrics, self._send(tickets, send))
+            except asyncio.CancelledError:
+                last = f"data: {json.dumps(stopping().body)}\n\ndata: [DONE]\n\n"
+                await send({"type": "http.response.body", "body": last.encode()})
+                raise
 
     async def _send(self, tickets: Sequence[Ticket], send: Send) -> None:
         async def write(text: str, more: bool = True) -> None:

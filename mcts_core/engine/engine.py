@@ -18,7 +18,7 @@ import torch
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.jobs import Jobs
 from mcts_core.engine.preemption import Preemption
-from mcts_core.engine.resident import Resident
+from mcts_core.engine.resident import DeviceLost, Resident
 from mcts_core.engine.run import Run
 from mcts_core.engine.sampler import Draw, Drawn, Sampler, sample
 from mcts_core.engine.scheduler import Scheduler
@@ -97,11 +97,14 @@ class Engine:
 
     def close(self) -> None:
         """Stops the thread; requests that are under way fail."""
-        with self._gate:
-            self._closing = True
+        self._stop_accepting()
         self._wake.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _stop_accepting(self) -> None:
+        with self._gate:
+            self._closing = True
 
     def gauges(self) -> EngineGauges:
         pools: dict[str, PoolGauge] = {}
@@ -142,7 +145,12 @@ class Engine:
                     busy = self._step()
                 except Exception as error:
                     _log.exception("engine step failed")
-                    self._sessions.fail_all(f"the engine's step failed: {error}")
+                    clean = self._sessions.fail_all(f"the engine's step failed: {error}")
+                    if not clean or isinstance(error, DeviceLost):
+                        # Whoever looks after the process sees that the thread has ended, and begins
+                        # a new one.
+                        _log.critical("the engine stops")
+                        self._stop_accepting()
                     busy = True
                 if not busy:
                     self._wake.wait(_IDLE_SECONDS)
@@ -157,7 +165,7 @@ class Engine:
         self._sessions.expire(began)
         progress = self._sessions.deliver()
         if self._seating.parked:
-            self._preemption.resume()
+            self._preemption.resume(self._sessions)
         if not self._seating.runs and not self._seating.parked and not self._scoring.waiting:
             self._sessions.send_events()
             return progress
@@ -173,8 +181,7 @@ class Engine:
             assert session.begun is not None
             session.account.model_seconds += ended - max(began, session.begun)
         progress = self._sessions.deliver() or progress
-        if stalled or self._seating.parked:
-            self._preemption.relieve(self._sessions, stalled, progress=progress)
+        self._preemption.relieve(self._sessions, stalled, progress=progress)
         self._steps += 1
         self._step_seconds += self._clock() - began
         self._step_rows += rows
@@ -256,10 +263,13 @@ class Engine:
             if run.model == name and (run.leader is None or not seating.waits(run))
         ]
         parked = self._preemption.first_parked(name)
+        stuck = self._preemption.first_stalled(name)
 
         def admit(run: Run, count: int) -> bool:
             if run.parked or (parked is not None and run.rank > parked):
                 return False
+            if run.root is not None and stuck is not None and run.rank > stuck:
+                return False  # a newcomer would take the room that the other waits for
             try:
                 copies.extend(run.branch.grow(count))
             except KVExhausted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def free_bytes(device: torch.device) -> int:
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
+        # The files that were read, such as the weights, are counted until others want the memory.
+        found = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.M)
+        used -= int(found[1]) if found else 0
     except OSError:  # no container, or one without a limit of its own
         return available
     return available if limit == "max" else min(available, max(0, int(limit) - used))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from mcts_core.engine.run import Run
@@ -20,19 +21,24 @@ class Preemption:
     for longest first (what goes on from one later computes it again from its nearest ancestor that
     has some), then their runs, the newest first. Among equals, runs give way only when none can
     move. A run that gave way is *parked*: it begins again when there is room for it, and until then
-    nothing that ranks behind it in its model goes on. So the run that ranks first always gets on,
-    whoever comes after it, and all runs come to their end, except one that does not fit into an
-    otherwise empty pool.
+    nothing that ranks behind it in its model goes on. While a run finds no room, no prompt that
+    ranks behind it is begun or gone on with (`first_stalled`). So the run that ranks first always
+    gets on, whoever comes after it, and all runs come to their end, except one that does not fit
+    into an otherwise empty pool.
     """
 
     def __init__(self, seating: Seating) -> None:
         self._seating = seating
-        self._pressed: set[str] = set()
-        """Models in which a run found no room in the last step."""
+        self._pressed: dict[str, tuple[int, int, int]] = {}
+        """Models in which runs found no room in the last step; the rank of the first of them."""
 
     def first_parked(self, model: str) -> tuple[int, int, int] | None:
         """The rank of the model's first parked run; None without one."""
         return min((run.rank for run in self._seating.parked if run.model == model), default=None)
+
+    def first_stalled(self, model: str) -> tuple[int, int, int] | None:
+        """The rank of the first of the model's runs that found no room in the last step."""
+        return self._pressed.get(model)
 
     def make_room(self, sessions: Iterable[Session], run: Run, count: int) -> bool:
         """Takes KV from requests of the same priority and below until the run can grow by `count`
@@ -53,14 +59,15 @@ class Preemption:
                 return True
         return False
 
-    def resume(self) -> None:
+    def resume(self, sessions: Iterable[Session]) -> None:
         """Begins parked runs again, oldest first, where there is room for all that they lack and a
-        block for each run beside them."""
-        for model in {run.model for run in self._seating.parked} - self._pressed:
+        block for each run beside them: as it is, or once the states of requests of the same
+        priority and below have given up their KV, which wait for nothing themselves."""
+        for model in {run.model for run in self._seating.parked} - self._pressed.keys():
             beside = sum(1 for run in self._seating.runs if run.model == model)
             for run in self._waiting(model):
                 self._seating.attach(run)
-                if run.branch.missing(run.remaining) + beside > run.branch.pool.available:
+                if not _clear(sessions, run, run.branch.missing(run.remaining) + beside):
                     run.branch.release()
                     break
                 self._unpark(run)
@@ -71,10 +78,12 @@ class Preemption:
     ) -> None:
         """At the end of a step. Where nothing moves, the newest run that holds blocks gives way, in
         the end the oldest itself; then that has the pool to itself, and begins again or fails."""
-        self._pressed = {run.model for run in stalled}
+        self._pressed = {}
+        for run in stalled:
+            self._pressed[run.model] = min(run.rank, self._pressed.get(run.model, run.rank))
         if progress:
             return
-        for model in self._pressed | {run.model for run in self._seating.parked}:
+        for model in self._pressed.keys() | {run.model for run in self._seating.parked}:
             # Nothing moves: every run waits, for room or behind a parked one.
             running = (run for run in self._seating.runs if run.model == model)
             waiting = sorted((*running, *self._waiting(model)), key=lambda run: run.rank)
@@ -113,6 +122,7 @@ class Preemption:
 
     def _unpark(self, run: Run) -> None:
         run.parked = False
+        self._seating.count(run)
         self._seating.parked.remove(run)
         self._seating.runs.append(run)
 
@@ -128,6 +138,8 @@ class Preemption:
                 return False
         if run in self._seating.parked:
             self._unpark(run)
+        else:
+            self._seating.count(run)
         return True
 
 
@@ -145,6 +157,25 @@ def _evict(sessions: Sequence[Session], run: Run, count: int) -> bool:
                     break
         if not freed:
             return False
+    return True
+
+
+def _clear(sessions: Iterable[Session], run: Run, count: int) -> bool:
+    """Whether the pool has `count` blocks for `run`, for which the coldest states of requests of
+    its priority and below give up their KV, if that is enough."""
+    pool, own = run.branch.pool, run.job.session.priority
+    if count <= pool.available:
+        return True
+    idle = _idle((session for session in sessions if session.priority >= own), pool)
+    held = Counter(block for branch in idle for block in branch.blocks)
+    freed = sum(1 for block, times in held.items() if pool.references(block) == times)
+    if count > pool.available + freed:
+        return False
+    for branch in idle:
+        if count <= pool.available:
+            break
+        assert branch.give_up is not None
+        branch.give_up()
     return True
 
 

@@ -15,6 +15,10 @@ from mcts_core.kv.storage import KVStorage
 from mcts_core.models.decoder import Computed, Decoder, Rows
 
 
+class DeviceLost(Exception):
+    """The device does not even write zeros any more, as after an error of CUDA that stays."""
+
+
 class Head(Protocol):
     """Scores states from a model's hidden states."""
 
@@ -79,5 +83,10 @@ class Resident:
     def scrub(self, branch: Branch) -> None:
         """Zeroes a branch's own blocks: after a failure they may hold values that are not finite,
         which would reach whoever is given them next, masked or not. Blocks that it shares, and
-        those of known prompts, hold what was computed before, and others read them."""
-        self.storage.zero(branch.own())
+        those of known prompts, hold what was computed before, and others read them.
+
+        Raises `DeviceLost`."""
+        try:
+            self.storage.zero(branch.own())
+        except Exception as error:
+            raise DeviceLost(str(error)) from error

@@ -45,6 +45,8 @@ class Run(Pending):
     compute_last: bool = True
     parked: bool = False
     """It gave up its KV because the pool is full; it begins again later."""
+    found: bool = False
+    """It began with KV that was found by its prompt's beginning."""
     evicted: Sequence[Seat] = ()
     """Seats on the way whose KV is computed again, and given back to them."""
     seat: Seat | None = None

@@ -106,6 +106,7 @@ class Seating:
         run.branch.release()
         run.seats = [seat for seat in run.seats if not seat.settled]
         run.evicted = evicted = []
+        run.found = False
         seat: Seat | None = None
         for state in run.origin.ancestry():
             seat = state.seats.get(run.model)
@@ -116,9 +117,15 @@ class Seating:
                 evicted.append(seat)
         else:
             run.branch = self._beginning(run)
-        run.tally.cached += run.branch.length
+            run.found = True
         if run.decode is not None:
             run.decode.logits = None if run.remaining or seat is None else seat.logits
+
+    def count(self, run: Run) -> None:
+        """Counts what a run has begun with: KV that is there need not be computed."""
+        run.tally.cached += run.branch.length
+        if run.found:
+            run.branch.pool.found_tokens += run.branch.length
 
     def vacate(self, run: Run) -> None:
         """Takes a run's blocks back before it is done; cleaned, if nobody has looked yet whether
@@ -207,6 +214,7 @@ class Seating:
     def _enter(self, run: Run) -> None:
         """Gives a run that begins what there is to begin with."""
         self.attach(run)
+        self.count(run)
         account = run.job.session.account
         if run.model == POLICY and run.root is not None and account.prompt_cached is None:
             account.prompt_cached = run.branch.length

@@ -51,9 +51,11 @@ class Sessions:
         if session.ended:
             return
         session.ended = True
-        self._jobs.drop(session)
-        session.release()
-        self._sessions.pop(session, None)  # last: the gauges call it running while it holds KV
+        try:
+            self._jobs.drop(session)
+            session.release()
+        finally:
+            self._sessions.pop(session, None)  # last: the gauges call it running while it holds KV
 
     def expire(self, now: float) -> None:
         """Ends the searches whose deadlines have passed."""
@@ -125,18 +127,29 @@ class Sessions:
             )
         )
         events, session.events = session.events, []
-        self.end(session)
-        self.tell(session, events)
+        try:
+            self.end(session)
+        finally:
+            self.tell(session, events)
 
     def _fail(self, session: Session, failure: SearchFailed) -> None:
         if not session.ended:
-            self.end(session)
-            self.tell(session, failure)
+            try:
+                self.end(session)
+            finally:
+                self.tell(session, failure)
 
-    def fail_all(self, message: str) -> None:
-        """Ends every request with an internal error."""
+    def fail_all(self, message: str) -> bool:
+        """Ends every request with an internal error; False if the KV of some could not be returned
+        in good order."""
+        clean = True
         for session in self:
-            self._fail(session, SearchFailed("internal", message))
+            try:
+                self._fail(session, SearchFailed("internal", message))
+            except Exception:
+                _log.exception("KV was not returned")
+                clean = False
+        return clean
 
     def send_events(self) -> None:
         """Tells listeners what is new; at the end of a step."""

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 import regex
 
+from mcts_core.patterns import compiled, within
 from mcts_core.search.work import Boundary
 
 CONTEXT_TOKENS = 16
@@ -119,7 +120,7 @@ class OptionText:
         the option goes on with, if it does not begin one."""
         self._reader = Reader(decoder, before)
         self._boundary = boundary
-        self._regex = None if boundary.regex is None else regex.compile(boundary.regex)
+        self._regex = None if boundary.regex is None else compiled(boundary.regex)
         self._stop = stop
         self._tail = tail
         self._begun = begun
@@ -194,9 +195,13 @@ class OptionText:
     def _matches(self, pattern: regex.Pattern[str]) -> bool:
         """Whether the expression matches the step so far, and not already without this option."""
         text, begun = self._begun + self.text, len(self._begun)
-        try:
-            matches = pattern.finditer(text, timeout=_REGEX_SECONDS)
+
+        def found(timeout: float) -> bool:
+            matches = pattern.finditer(text, timeout=timeout)
             return any(match.end() > begun for match in matches)
+
+        try:
+            return within(_REGEX_SECONDS, found)
         except TimeoutError:
             message = f"search.step.until.regex took more than {_REGEX_SECONDS} s on one option"
             raise StepRuleTooSlow(message) from None

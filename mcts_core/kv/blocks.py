@@ -38,7 +38,7 @@ class BlockPool:
         self.uses = 0
         """Counts uses of branches: what tells a cold one."""
         self.found_tokens = 0
-        """Tokens whose KV was found by its prompt's beginning, in all."""
+        """Tokens whose KV was found by its prompt's beginning, in all; counted by who finds it."""
         self._references = [1] + [0] * (total - 1)
         self._free = list(range(total - 1, 0, -1))
         self._prefixes = PrefixIndex()
@@ -91,6 +91,10 @@ class BlockPool:
                 self._prefixes.leave(block)
             else:
                 self._free.append(block)
+
+    def references(self, block: int) -> int:
+        """How many branches hold it."""
+        return self._references[block]
 
     def shared(self, block: int) -> bool:
         """Whether more than one branch refers to the block."""

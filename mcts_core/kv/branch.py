@@ -98,7 +98,6 @@ class Branch:
         if self.blocks:
             raise ValueError("the branch has blocks of its own already")
         self._hold(list(blocks), len(blocks) * self._pool.block_size)
-        self._pool.found_tokens += self.length
 
     @property
     def pool(self) -> BlockPool:

@@ -23,12 +23,13 @@ class Claims:
         self._after = claims.after if claims is not None else ()
         self._least = claims.least if claims is not None else 1.0
 
-    def certainty(self, node: Node) -> float:
-        """Of the most doubtful claim on the way to `node`, in (0, 1]; its parent's is known."""
+    def certainty(self, node: Node, *, whole: bool = False) -> float:
+        """Of the most doubtful claim on the way to `node`, in (0, 1]; its parent's is known. What a
+        `whole` rest of a trajectory claims is not told from what it chooses."""
         parent = node.parent
         if parent is None:
             return 1.0
-        if not parent.text.endswith(self._after):
+        if whole or not parent.text.endswith(self._after):
             return parent.certainty
         return min(parent.certainty, exp(node.logprob - parent.logprob) / self._least)
 

@@ -28,11 +28,13 @@ class Commitment:
 
     __slots__ = (
         "_evaluation",
+        "_held",
         "_marks",
         "_meter",
         "_outbox",
         "_outlook",
         "_readout",
+        "_stop",
         "_stream",
         "base",
     )
@@ -46,14 +48,20 @@ class Commitment:
         outbox: list[Work],
         *,
         stream: bool,
+        stop: tuple[str, ...] = (),
     ) -> None:
-        """`order` is not "vote". With `stream` each step is announced as it is committed."""
+        """`order` is not "vote". With `stream` each step is announced as it is committed, but for
+        an end of it with which one of the strings in `stop` may begin: the next step may complete
+        it, and then it is no part of the text."""
         self._readout = order
         self._evaluation = evaluation
         self._meter = meter
         self._outlook = outlook
         self._outbox = outbox
         self._stream = stream
+        self._stop = stop
+        self._held = ""
+        """Of what was committed, the end that was not announced yet."""
         self._marks: tuple[float, ...] = ()
         self.base: Node | None = None
         """None before the first step."""
@@ -104,7 +112,10 @@ class Commitment:
         self._marks = tuple(used for used, _ in self._meter.limits(tree))
         self.base = child
         if self._stream:
-            self._outbox.append(Announce(child.text, child.logprobs))
+            text = self._held[: len(self._held) - child.cut] + child.text
+            held = _begun(text, self._stop)
+            self._held = text[len(text) - held :]
+            self._outbox.append(Announce(text[: len(text) - held], child.logprobs))
 
     def _used(self, tree: Tree, steps: int) -> bool:
         """Whether some limit's share of one of `steps` steps was used since the last commitment."""
@@ -127,3 +138,12 @@ class Commitment:
         if self._readout == "best":
             return all(node.solved for node in rivals)
         return not rivals
+
+
+def _begun(text: str, stop: tuple[str, ...]) -> int:
+    """Length of the longest end of `text` with which a stop string begins."""
+    longest = max(map(len, stop), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(string.startswith(text[-length:]) for string in stop):
+            return length
+    return 0

@@ -215,9 +215,12 @@ class Evaluation:
                 self._lose(name, single.message)
         return scores
 
-    def evaluate(self, tree: Tree, node: Node, scores: Mapping[str, float]) -> Steps[None] | None:
-        """Takes `scores` over. If there is more to know about `node`, the steps that ask for it."""
-        node.certainty = self._claims.certainty(node)
+    def evaluate(
+        self, tree: Tree, node: Node, scores: Mapping[str, float], *, whole: bool = False
+    ) -> Steps[None] | None:
+        """Takes `scores` over. If there is more to know about `node`, the steps that ask for it.
+        `whole`: its option is no step, but all that is left of a trajectory."""
+        node.certainty = self._claims.certainty(node, whole=whole)
         self._take(node, scores)
         if node.end is not None or (self.rollouts and self.outcome_critics):
             return self._ask(tree, node)
@@ -239,8 +242,9 @@ class Evaluation:
     def _evaluated(self, tree: Tree, node: Node) -> None:
         self.note(tree, node)
         node.blocked = False
-        if node.end == "stop" or node.length >= self._max_tokens:
-            self.release(node)
+        over = node.end == "stop" or node.length >= self._max_tokens
+        if over and not (node.end is not None and self.missing(node)):
+            self.release(node)  # but for an end whose critics are asked once it is returned
 
     def complete(self, node: Node) -> Steps[None]:
         """Has `node` scored by every critic that was asked for."""

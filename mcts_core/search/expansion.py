@@ -99,12 +99,13 @@ class Expansion:
         self, tree: Tree, node: Node, count: int, origin: str, most: int | None = None
     ) -> Steps[list[Node]]:
         """As `expand`; draws that came to the same option are made up for once, by as many that
-        are told to avoid it."""
+        are told to avoid it, if there is room for them."""
         new, _ = yield from self.expand(tree, node, count, origin, most)
         short = count - len(new)
         if new and short and not node.closed and not self._meter.exhausted(tree, short):
-            more, _ = yield from self.expand(tree, node, short, origin, most)
-            new += more
+            made = yield from attempt(self.expand(tree, node, short, origin, most))
+            if not isinstance(made, Failed):
+                new += made[0]
         return new
 
     def grow(
@@ -132,7 +133,8 @@ class Expansion:
             node.pending -= 1
         end = self.draws.end(node, option, whole=True)
         child = self._adopt(tree, node, option, end, origin)
-        if (steps := self._evaluation.evaluate(tree, child, option.scores)) is not None:
+        steps = self._evaluation.evaluate(tree, child, option.scores, whole=True)
+        if steps is not None:
             yield from attempt(steps)
         self._back_up(tree, child)
         return child

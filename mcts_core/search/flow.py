@@ -129,6 +129,24 @@ class Flow:
             self._fill(issued)
         return self._sent(issued)
 
+    def take_arrived(self) -> None:
+        """Takes what has come in and waits for others only: each generator whose work is done goes
+        on once, in the order of the queue, and no further. Nothing more is issued."""
+        arrived = [flight for flight in self._queue if not flight.missing]
+        for flight in arrived:
+            self._queue.remove(flight)
+            outcomes = tuple(outcome for outcome in flight.outcomes if outcome is not None)
+            for work, outcome in zip(flight.works, outcomes, strict=True):
+                self._commit(work, outcome)
+            try:
+                flight.steps.send(outcomes)
+            except StopIteration:
+                continue
+            except WorkFailed as error:
+                self._failed(error.failed)
+                continue
+            flight.steps.close()
+
     def close(self) -> None:
         """Ends everything in flight; outcomes that arrive later are not waited for."""
         for flight in self._queue:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-import regex
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from mcts_core.patterns import compiled
 
 Method = Literal[
     "mcts", "beam", "dvts", "best_first", "best_of_n", "self_consistency", "sample", "greedy"
@@ -62,10 +63,7 @@ class Budget(Strict):
 
 
 def _compiled(value: str) -> str:
-    try:
-        regex.compile(value)
-    except regex.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
+    compiled(value)
     return value
 
 

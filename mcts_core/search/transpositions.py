@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import regex
-
+from mcts_core.patterns import compiled, within
 from mcts_core.search.parameters import StatePattern
 from mcts_core.search.tree import Node
 from mcts_core.search.work import Option
@@ -30,7 +29,7 @@ class Transpositions:
     __slots__ = ("_first", "_pattern")
 
     def __init__(self, rule: StatePattern | None) -> None:
-        self._pattern = None if rule is None else regex.compile(rule.regex)
+        self._pattern = None if rule is None else compiled(rule.regex)
         self._first: dict[Key, Node] = {}
 
     def key(self, parent: Node, option: Option) -> Key | None:
@@ -38,10 +37,13 @@ class Transpositions:
 
         Raises `StateRuleTooSlow`.
         """
-        if self._pattern is None or option.finish != "step":
+        pattern = self._pattern
+        if pattern is None or option.finish != "step":
             return None
         try:
-            match = self._pattern.search(option.text, timeout=_REGEX_SECONDS)
+            match = within(
+                _REGEX_SECONDS, lambda timeout: pattern.search(option.text, timeout=timeout)
+            )
         except TimeoutError:
             message = f"search.merge.state.regex took more than {_REGEX_SECONDS} s on one option"
             raise StateRuleTooSlow(message) from None

@@ -158,6 +158,8 @@ def test_an_item_that_fails_is_recorded_and_the_others_go_on(
     [
         (("--request", '{"temperature": 9}'), "temperature"),
         (("--request", "[]"), "--request"),
+        (("--request", '{"seed": 3}'), "--seed"),
+        (("--request", '{"stream": true}'), "'stream'"),
         (("--budget", "1000000"), "max_spent_tokens"),
         (("--name", "gpt"), "gpt"),
         (("--template", "/no/such/file"), "/no/such/file"),
@@ -172,6 +174,13 @@ def test_a_mistake_is_one_line(
     assert named in err.splitlines()[-1]
     assert err.splitlines()[-1].startswith("mcts-serve: ")
     assert out == ""
+
+
+def test_without_a_flag_the_settings_name_the_model(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("model: /no/such/model\n")
+    _, err = run("--task", "game24:901-901", "--config", str(config), status=1)
+    assert "/no/such/model" in err.splitlines()[-1]
 
 
 def metrics(server: Process) -> str:

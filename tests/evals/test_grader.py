@@ -23,6 +23,7 @@ from evals import grader
         ("nobody knows", False),
         ("", False),
         ("####", False),
+        ("#### 18\n\nQuestion: and then?\nAnswer: 7\n#### 7", True),
     ],
 )
 def test_numbers(completion: str, right: bool) -> None:

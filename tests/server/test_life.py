@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from pathlib import Path
 from typing import NoReturn
@@ -49,6 +50,39 @@ def test_it_answers_while_loading_and_finishes_what_is_under_way(tmp_path: Path)
     finally:
         if process.process.poll() is None:
             process.process.kill()
+
+
+def test_what_is_not_done_in_time_is_told_so(tmp_path: Path) -> None:
+    process = Process(tmp_path / "log", "--grace-seconds", "1")
+    answers: dict[bool, httpx.Response] = {}
+
+    def ask(stream: bool) -> None:
+        body = endless(n=32, stream=stream)
+        answers[stream] = httpx.post(f"{process.url}/v1/completions", json=body, timeout=60)
+
+    try:
+        process.wait_until_ready()
+        asking = [threading.Thread(target=ask, args=(stream,)) for stream in (False, True)]
+        for each in asking:
+            each.start()
+        while 'requests_running{model_name="demo"} 2.0' not in (
+            httpx.get(f"{process.url}/metrics").text
+        ):
+            assert all(each.is_alive() for each in asking)
+        assert process.stop() == 0
+        for each in asking:
+            each.join(timeout=60)
+    finally:
+        if process.process.poll() is None:
+            process.process.kill()
+    whole, stream = answers[False], answers[True]
+    assert whole.status_code == 503
+    assert whole.json()["error"]["code"] == "shutting_down"
+    assert int(whole.headers["retry-after"]) > 0
+    assert whole.headers["x-request-id"]
+    *_, error, done = [line for line in stream.text.splitlines() if line.startswith("data: ")]
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "shutting_down"
+    assert done == "data: [DONE]"
 
 
 def refuse(_: Progress) -> NoReturn:

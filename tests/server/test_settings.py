@@ -20,6 +20,13 @@ def test_each_source_goes_before_the_next(tmp_path: Path, monkeypatch: pytest.Mo
     assert settings.max_parallel == Settings.model_fields["max_parallel"].default
 
 
+def test_the_address_that_kubernetes_gives_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service named mcts-serve puts it into the environment of its pods."""
+    monkeypatch.setenv("MCTS_SERVE_PORT", "tcp://10.96.0.12:8000")
+    monkeypatch.setenv("MCTS_SERVE_SERVICE_HOST", "10.96.0.12")
+    assert Settings.gather({}).port == Settings.model_fields["port"].default
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

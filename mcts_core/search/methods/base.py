@@ -28,10 +28,10 @@ from mcts_core.search.search import (
     TreeNode,
 )
 from mcts_core.search.task import Task
-from mcts_core.search.tree import Node, Tree
+from mcts_core.search.tree import End, Node, Tree
 from mcts_core.search.votes import Poll
 from mcts_core.search.width import AdaptiveWidth
-from mcts_core.search.work import Extend, Extended, Failed, Outcome, Work
+from mcts_core.search.work import Extend, Extended, Failed, Option, Outcome, Work
 
 _AT_ONCE: frozenset[StopReason] = frozenset(("score", "converged"))
 """Reasons to stop that leave no interest in what is still in flight."""
@@ -89,6 +89,7 @@ class TreeSearch(ABC):
                 outlook,
                 self._outbox,
                 stream=task.stream,
+                stop=task.stop,
             )
         self._flow = Flow(self._next, self._meter.commit, self._failed, self._outbox)
         self._places = 1
@@ -156,18 +157,24 @@ class TreeSearch(ABC):
         if self._result is not None:
             return
         self._stop = "deadline"
-        if self._tree is not None and not self._tree.finished:
+        self._flow.take_arrived()
+        if self._tree is not None and self.wants_rest(self._tree):
             for work, extended in unfinished:
                 if isinstance(work, Extend):
                     self.cut(self._tree, work, extended)
         self._settle()
 
+    def wants_rest(self, tree: Tree) -> bool:
+        """Whether the deadline leaves anything to be asked of options that are not finished."""
+        return not tree.finished
+
     def cut(self, tree: Tree, work: Extend, extended: Extended) -> None:
-        """Options that the deadline found unfinished become unfinished ends."""
+        """Options that the deadline found under way become ends, those unfinished that are not at
+        theirs."""
         parent = next((node for node in tree.walk() if node.state is work.state), None)
         if parent is not None:
             for option in extended.options:
-                tree.add(parent, option, "length", self.name)
+                tree.add(parent, option, cut_end(option), self.name)
 
     @property
     def progress(self) -> Progress:
@@ -213,7 +220,8 @@ class TreeSearch(ABC):
             if in_flight:
                 return None
             stop = "exhausted"
-        if (stop in _AT_ONCE and in_flight) or (stop == "deadline" and tree.finished):
+        at_once = stop in _AT_ONCE and in_flight and self._all_scored(tree)
+        if at_once or (stop == "deadline" and tree.finished):
             self._stop = stop
             self._settle()
             return None
@@ -222,6 +230,10 @@ class TreeSearch(ABC):
         self._stop = stop
         self._stage = "finishing"
         return self._finish(tree, stop)
+
+    def _all_scored(self, tree: Tree) -> bool:
+        """Whether what would be returned now waits for no critic."""
+        return not any(map(self._evaluation.missing, self.choose(tree)))
 
     def _reason(self, tree: Tree, in_flight: int) -> StopReason | None:
         if self._failure is not None:
@@ -342,6 +354,11 @@ class TreeSearch(ABC):
     def _details(self) -> dict[str, Any] | None:
         lost = self._evaluation.lost
         return {"critics_lost": dict(lost)} if lost else None
+
+
+def cut_end(option: Option) -> End:
+    """How an option ends that the deadline found under way."""
+    return "stop" if option.finish in ("eos", "stop") else "length"
 
 
 def _fallback_reason(stop: StopReason) -> FallbackReason:

@@ -10,6 +10,7 @@ from mcts_core.search.parameters import Rung
 from mcts_core.search.readout import Readout
 from mcts_core.search.search import StopReason
 from mcts_core.search.tree import Node, Tree
+from mcts_core.search.work import Extend, Extended
 
 
 class BestOfN(Sample):
@@ -40,6 +41,14 @@ class BestOfN(Sample):
 
     def _limit(self) -> int:
         return self._meter.share(self._task.max_tokens, 1, self._places)
+
+    def wants_rest(self, tree: Tree) -> bool:
+        """As of a search: one finished sample is worth more than parts of others."""
+        return TreeSearch.wants_rest(self, tree)
+
+    def cut(self, tree: Tree, work: Extend, extended: Extended) -> None:
+        """As of a search: the ladder goes on from other nodes than the root."""
+        TreeSearch.cut(self, tree, work, extended)
 
     def choose(self, tree: Tree) -> list[Node]:
         return TreeSearch.choose(self, tree)

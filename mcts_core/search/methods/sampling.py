@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from mcts_core.search.flow import Steps, WorkFailed
-from mcts_core.search.methods.base import TreeSearch
+from mcts_core.search.methods.base import TreeSearch, cut_end
 from mcts_core.search.readout import Readout
 from mcts_core.search.search import StopReason
 from mcts_core.search.task import Task
@@ -58,10 +58,14 @@ class Sample(TreeSearch):
             return []  # part of a choice may be out already: it cannot be left out now
         return [self._done[index] for index in sorted(self._done)]
 
+    def wants_rest(self, tree: Tree) -> bool:
+        """Every choice is asked for."""
+        return True
+
     def cut(self, tree: Tree, work: Extend, extended: Extended) -> None:
         """A choice that the deadline found unfinished is returned as far as it came."""
         (option,) = extended.options
-        self._done[work.key[0]] = tree.add(tree.root, option, "length", self.name)
+        self._done[work.key[0]] = tree.add(tree.root, option, cut_end(option), self.name)
 
     def _limit(self) -> int:
         """Most tokens of the next sample."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.session import Session
@@ -317,3 +318,35 @@ def test_the_gauges_add_up_at_any_moment(running: Running, monkeypatch: pytest.M
     gauge = running.engine.gauges().pools["policy"]
     monkeypatch.undo()
     assert gauge.free + gauge.held + gauge.cached == gauge.total
+
+
+def test_of_a_device_that_does_nothing_any_more_everybody_hears(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after an error of CUDA that stays: what would clean up fails as well."""
+    running = Running(start=False)
+    resident = running.residents["policy"]
+    forward, forwards = resident.forward, count()
+
+    def broken(*_: object) -> NoReturn:
+        raise RuntimeError("an illegal memory access")
+
+    def breaking(*arguments: Any) -> Computed:
+        if next(forwards) >= 5:
+            monkeypatch.setattr(resident.storage, "zero", broken)
+            broken()
+        return forward(*arguments)
+
+    monkeypatch.setattr(resident, "forward", breaking)
+    heard: list[list[Any]] = [[], []]
+    for told in heard:
+        running.begin(tree([], 3), told.append)
+    with capture_logs() as logged:  # a traceback with everything in sight takes seconds
+        running.start()
+        Running.wait_for(lambda: not running.engine.gauges().alive)
+    assert "the engine stops" in [line["event"] for line in logged]
+    assert [isinstance(told[-1], SearchFailed) for told in heard] == [True, True]
+    late: list[Any] = []
+    running.begin(tree([], 3), late.append)
+    assert isinstance(late[0], SearchFailed)
+    assert running.engine.gauges().running == 0

@@ -204,3 +204,58 @@ def test_a_released_branch_leaves_at_the_next_step() -> None:
     with recorded(running, look=lambda: held.append(pool.held)):
         steps(running, growing())
     assert held
+
+
+def numbers(count: int, step: int = 7, start: int = 3) -> tuple[int, ...]:
+    return tuple(3 + (start + step * at) % 90 for at in range(count))
+
+
+def test_a_long_prompt_gets_its_room_however_many_short_ones_follow() -> None:
+    """It takes nearly the whole pool, and there is always a newcomer that would do with less."""
+
+    def long_ends(shorts: int) -> int:
+        running = Running(blocks=70, slice_tokens=64, start=False)
+        ended: dict[str, int] = {}
+        left = iter(range(shorts))
+
+        def listener(name: str, then: Callable[[], None]) -> Callable[[Any], None]:
+            def listen(news: Any) -> None:
+                assert isinstance(news, list), news
+                if isinstance(news[-1], Reply):
+                    ended[name] = running.engine.gauges().steps
+                    then()
+
+            return listen
+
+        def short() -> None:
+            n = next(left, None)
+            if n is not None:
+                plan = greedy(3 + n % 5, prompt=(20 + n % 60, 5, 6, 7, 8, 9))
+                running.begin(plan, listener(f"short {n}", short))
+
+        running.begin(greedy(4, prompt=numbers(240)), listener("long", lambda: None))
+        for _ in range(8):
+            short()
+        running.start()
+        Running.wait_for(lambda: len(ended) == 1 + shorts)
+        running.idle()
+        running.close()
+        return ended["long"]
+
+    assert long_ends(60) <= long_ends(8) + 4
+
+
+def test_a_parked_tree_goes_on_beside_a_request_that_goes_before_it() -> None:
+    """The pool lacks a few blocks for all of it: its own idle states give them."""
+
+    def tree() -> Plan:
+        (root,) = yield [Open(numbers(40))]
+        assert isinstance(root, Opened)
+        yield [Extend(root.state, HOT, (0, n), Boundary(), 24) for n in range(8)]
+
+    def ends(blocks: int) -> int:
+        running = Running(blocks=blocks, start=False)
+        first = greedy(200, prompt=numbers(8, 5, 1))
+        return steps(running, tree(), first, priorities=(1, 0))[0]
+
+    assert ends(56) < 2 * ends(70)

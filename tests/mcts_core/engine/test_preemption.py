@@ -226,3 +226,23 @@ def test_a_request_that_ended_holds_no_tensor_whoever_still_holds_its_states(
     for state in states:
         for seat in state.seats.values():  # type: ignore[attr-defined]
             assert seat.branch is seat.hidden is seat.logits is None
+
+
+def test_what_was_there_is_counted_once_however_long_a_run_waits_for_room() -> None:
+    def alone(prompt: Sequence[int], tokens: int) -> Plan:
+        (root,) = yield [Open(tuple(prompt))]
+        assert isinstance(root, Opened)
+        yield [Extend(root.state, HOT, (0, 0), Boundary(), tokens)]
+
+    running = Running(blocks=62, start=False)
+    waiting = tuple(3 + (3 + 7 * n) % 90 for n in range(100))
+    before = tuple(3 + (1 + 5 * n) % 90 for n in range(40))
+    session = running.begin(alone(waiting, 60), lambda news: None, priority=1)
+    running.begin(alone(before, 150), lambda news: None)
+    running.start()
+    running.idle()
+    pool, policy = running.residents["policy"].pool, session.account.policy
+    assert policy.computed > session.account.spent, "it had to give way"
+    assert policy.cached <= 2 * session.account.spent
+    assert pool.found_tokens <= session.account.spent
+    running.close()

@@ -103,3 +103,26 @@ def test_nothing_else_is_drawn_beside_a_claim_that_is_believed(lies: float, chil
     claims = [node for node in grown if node.text.endswith("=")]
     assert max(len(node.children) for node in claims) == children
     assert max(len(node.children) for node in grown if node not in claims) == 2
+
+
+def test_the_rest_of_a_trajectory_is_no_claim() -> None:
+    """It may be improbable for all that it chooses."""
+    parameters = SearchParameters.model_validate(
+        {
+            "critics": {"value": 1.0, "orm": 1.0},
+            "step": {"until": {"strings": ["=", "\n"]}},
+            "budget": {"tokens": 40},
+            "fallback": ["sample"],
+            "claims": {"after": ["="]},
+            "include": ["tree"],
+        }
+    )
+    rests = 0
+    for seed in range(12):
+        result = solve(World(lies=0.02), parameters, seed=seed, max_tokens=60)
+        nodes = {node.id: node for node in result.tree or ()}
+        for node in nodes.values():
+            if node.origin == "sample" and node.parent and nodes[node.parent].text.endswith("="):
+                rests += 1
+                assert node.certainty == nodes[node.parent].certainty
+    assert rests

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcts_core.search.methods.base import TreeSearch
-from mcts_core.search.parameters import Budget, SearchParameters, StopWhen, Width
+from mcts_core.search.parameters import Budget, Method, SearchParameters, StopWhen, Width
 from mcts_core.search.search import SearchResult
-from mcts_core.search.work import Announce, Release, Work
+from mcts_core.search.work import Announce, Extend, Extended, Option, Outcome, Release, Work
 from tests.mcts_core.search.driver import Clock, build, drive, picture, solve
-from tests.mcts_core.search.world import World
+from tests.mcts_core.search.world import World, text
 
 ON = StopWhen(converged=False)
 NOISY = {"value": 0.5, "noise": 1.0}
@@ -263,3 +264,64 @@ def test_several_trajectories_and_votes_commit_nothing() -> None:
         world = World(critic_noise=0.3)
         drive(build(world, parameters(**fields), stream=True, **options), world)  # type: ignore[arg-type]
         assert not world.announced
+
+
+class Stopping(World):
+    """Its options end before a stop string of the completion, wherever that began."""
+
+    def do(self, work: Work) -> Outcome:
+        outcome = super().do(work)
+        if not isinstance(work, Extend) or not isinstance(outcome, Extended):
+            return outcome
+        before = text(work.state.tokens[len(self.prompt) :])
+        options: dict[tuple[int, ...], Option] = {}
+        for option in outcome.options:
+            stopped = self._stopped(option, before, work)
+            same = options.get(stopped.tokens)
+            draws = stopped.draws if same is None else (*same.draws, *stopped.draws)
+            options[stopped.tokens] = replace(stopped, draws=draws)
+        return replace(outcome, options=tuple(options.values()))
+
+    @staticmethod
+    def _stopped(option: Option, before: str, work: Extend) -> Option:
+        for count in range(1, len(option.tokens) + 1):
+            whole = before + text(option.tokens[:count])
+            begins = [whole.find(s, max(0, len(before) - len(s) + 1)) for s in work.stop]
+            if found := [at for at in begins if at >= 0]:
+                at = min(found)
+                option.state.tokens = (*work.state.tokens, *option.tokens[:count])  # type: ignore[misc]
+                return replace(
+                    option,
+                    tokens=option.tokens[:count],
+                    logprobs=option.logprobs[:count],
+                    draw_logprobs=option.draw_logprobs[:count],
+                    text=whole[len(before) : at],
+                    finish="stop",
+                    cut=max(0, len(before) - at),
+                )
+        return option
+
+
+@pytest.mark.parametrize(
+    ("method", "width"),
+    [("beam", Width(beam=1)), ("beam", Width(beam=2)), ("dvts", Width(subtrees=1)), ("mcts", None)],
+)
+def test_what_may_begin_a_stop_string_is_not_said_before_it_is_sure(
+    method: Method, width: Width | None
+) -> None:
+    said = 0
+    for seed in range(4):
+        world = Stopping(numbers=(2, 3, 4, 6), critic_noise=0.3)
+        search = build(
+            world,
+            parameters(method=method, width=width or Width()),
+            seed=seed,
+            stream=True,
+            stop=("\nanswer",),
+        )
+        result = drive(search, world)
+        assert isinstance(result, SearchResult)
+        announced = "".join(world.announced)
+        assert result.trajectories[0].text.startswith(announced)
+        said += len(announced)
+    assert said

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcts_core.search.evaluation import Evaluation
-from mcts_core.search.parameters import Rollouts, SearchParameters, StopWhen
+from mcts_core.search.parameters import (
+    Budget,
+    Method,
+    Rollouts,
+    SearchParameters,
+    StopWhen,
+    Width,
+)
 from mcts_core.search.search import SearchFailed, SearchResult
 from mcts_core.search.work import (
     Extend,
@@ -257,3 +264,49 @@ def test_importance_is_the_largest_step_from_the_node_to_a_child() -> None:
         child.scores["value"] = value
         own.note(tree, child)
     assert tree.root.importance == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("method", ["mcts", "best_first", "beam", "dvts"])
+def test_an_early_stop_waits_for_the_scores_of_what_it_returns(method: Method) -> None:
+    parameters = SearchParameters(
+        method=method,
+        budget=Budget(simulations=200),
+        critics={"orm": 1.0, "value": 1.0},
+        parallel=8,
+        stop_when=StopWhen(score=0.9),
+    )
+    for seed in range(8):
+        result = solve(World(critic_noise=0.0), parameters, n=3, seed=seed)
+        assert all("orm" in each.scores for each in result.trajectories)
+
+
+def test_a_leader_by_visits_is_returned_with_its_score() -> None:
+    for width in ((1, 1), (2, 3)):
+        parameters = SearchParameters(
+            budget=Budget(simulations=40),
+            critics={"orm": 1.0, "value": 1.0},
+            readout="visits",
+            width=Width(root=width, inner=width),
+        )
+        for seed in range(8):
+            assert "orm" in solve(World(), parameters, seed=seed).trajectories[0].scores
+
+
+@pytest.mark.parametrize(
+    "method", ["mcts", "best_first", "beam", "dvts", "best_of_n", "self_consistency"]
+)
+def test_what_is_returned_is_read_by_critics_whom_the_budget_had_no_room_for(
+    method: Method,
+) -> None:
+    for tokens in range(40, 240, 20):
+        world = World(critic_noise=0.3, readers=frozenset(("orm",)))
+        parameters = SearchParameters(
+            method=method,
+            budget=Budget(tokens=tokens),
+            critics={"orm": 1.0, "value": 1.0},
+            fallback=("beam", "sample"),
+            width=Width(samples=3),
+        )
+        result = drive(build(world, parameters, max_tokens=60), world)
+        if isinstance(result, SearchResult):
+            assert set(result.trajectories[0].scores) == {"orm", "value"}
