@@ -306,6 +306,7 @@ class Engine:
             run.charge(rows.start + count)
             if finite is None or all(finite[at:end]):
                 run.computed(rows.start, rows.ends, hidden[at:end], logits[at:end])
+                self._seating.share(run)
             else:
                 self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
         self._seating.sweep()

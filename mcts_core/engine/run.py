@@ -61,6 +61,10 @@ class Run(Pending):
     leader: Run | None = None
     """A run that came first and computes a beginning that both prompts have in common: this one
     waits, and goes on from there."""
+    awaited: int = 0
+    """Tokens that it waits for the leader to make known."""
+    known: int = 0
+    """Tokens of its prompt that it has made known on its way."""
     family: list[Run] = field(default_factory=list)
     """All runs that came from the same one by splitting, this one included."""
 

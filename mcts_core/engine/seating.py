@@ -202,9 +202,9 @@ class Seating:
             self.runs.append(run)
 
     def waits(self, run: Run) -> bool:
-        """Whether a run that came first is computing what this one begins with. Once that is done,
+        """Whether a run that came first is computing what this one begins with. Once that is known,
         or given up, the run goes on from what is there."""
-        if run.leader is not None and run.leader.leads:
+        if run.leader is not None and run.leader.leads and run.leader.known < run.awaited:
             return True
         run.leader = self._leader(run)  # another may have gone on from there by now
         if run.leader is None:
@@ -235,7 +235,22 @@ class Seating:
                 common = resident.whole(_common(tokens, other.tokens[: other.prompt_length]))
                 if common > longest and other.job.session.cache_salt == salt:
                     found, longest = other, common
+        run.awaited = longest
         return found
+
+    def share(self, run: Run) -> None:
+        """Makes known what a run has computed of its prompt, if others wait for that: they need not
+        wait for the rest of it."""
+        if run.root is None or run.root.settled:
+            return
+        if not any(other.leader is run for other in self.runs):
+            return
+        resident, salt = self._residents[run.model], run.job.session.cache_salt
+        whole = resident.whole(min(run.branch.length, run.prompt_length))
+        if whole > run.known:
+            tokens = run.tokens[:whole]
+            self._make_known(resident, salt, tokens, run.branch.blocks)
+            run.known = len(resident.pool.find(salt, tokens)) * resident.pool.block_size
 
     def _beginning(self, run: Run) -> Branch:
         """A branch over the blocks in which earlier prompts begin like this run's."""
@@ -261,11 +276,18 @@ class Seating:
         if seat.branch is None:
             return
         tokens = root.tokens[: resident.whole(len(root.tokens))]
-        known = len(resident.pool.find(session.cache_salt, tokens))
-        blocks = seat.branch.blocks[: len(tokens) // resident.pool.block_size]
+        self._make_known(resident, session.cache_salt, tokens, seat.branch.blocks)
+
+    @staticmethod
+    def _make_known(
+        resident: Resident, salt: str | None, tokens: Sequence[int], blocks: Sequence[int]
+    ) -> None:
+        """Lets others find whole blocks of `tokens`, which are the first of `blocks`."""
+        known = len(resident.pool.find(salt, tokens))
+        blocks = blocks[: len(tokens) // resident.pool.block_size]
         # A row whose neighbours are not finite may be finite itself, behind an attention window.
         if len(blocks) > known and resident.storage.finite(blocks[known:]):
-            resident.pool.keep(session.cache_salt, tokens, blocks)
+            resident.pool.keep(salt, tokens, blocks)
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -35,4 +35,7 @@ class Claims:
 
     def settled(self, node: Node) -> bool:
         """Whether a claim below `node` is believed: what else could be drawn there is an error."""
-        return node.left <= 1.0 - self._least and node.text.endswith(self._after)
+        if not node.text.endswith(self._after):
+            return False
+        drawn = sum([exp(child.logprob - node.logprob) for child in node.children])
+        return drawn >= self._least

@@ -259,3 +259,14 @@ def test_a_parked_tree_goes_on_beside_a_request_that_goes_before_it() -> None:
         return steps(running, tree(), first, priorities=(1, 0))[0]
 
     assert ends(56) < 2 * ends(70)
+
+
+def test_nobody_waits_for_the_rest_of_a_long_prompt_that_begins_alike() -> None:
+    shared = numbers(32)
+    short = (*shared, 9, 10, 11)
+
+    def ends(prompt: Sequence[int]) -> int:
+        running = Running(blocks=3000, max_tokens=64, slice_tokens=16, start=False)
+        return steps(running, greedy(1, prompt=prompt), greedy(5, prompt=short))[-1]
+
+    assert ends((*shared, *numbers(200, 11, 2))) <= ends(numbers(232, 11, 2)) + 3

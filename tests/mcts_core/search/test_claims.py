@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from math import log
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcts_core.search import parameters
+from mcts_core.search.claims import Claims
 from mcts_core.search.parameters import SearchParameters
 from tests.mcts_core.search.driver import grow, solve
 from tests.mcts_core.search.test_evaluation import evaluation
@@ -126,3 +129,20 @@ def test_the_rest_of_a_trajectory_is_no_claim() -> None:
                 rests += 1
                 assert node.certainty == nodes[node.parent].certainty
     assert rests
+
+
+@pytest.mark.parametrize(("probability", "believed"), [(0.8, False), (0.95, True)])
+@pytest.mark.parametrize("drawn_at", [0.6, 0.99])
+def test_a_claim_is_believed_for_what_the_policy_says_however_it_was_drawn(
+    probability: float, believed: bool, drawn_at: float
+) -> None:
+    claims = Claims(parameters.Claims(after=("=",)))
+    tree = new_tree()
+    start = tree.add(tree.root, option("1+2=", -0.1), None, "mcts")
+    drawn = replace(
+        option("3\n", log(probability) / 2), draw_logprobs=(log(drawn_at) / 2, log(drawn_at) / 2)
+    )
+    claim = tree.add(start, drawn, None, "mcts")
+    start.drawn(drawn)
+    assert claims.settled(start) == believed
+    assert (claims.certainty(claim) == 1.0) == believed
