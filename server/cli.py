@@ -101,7 +101,17 @@ def serve(
         server.model.drain()
         log.info("stopping", running=server.admission.running, waiting=server.admission.waiting)
 
-    listener = Listener(server.app, settings.grace_seconds, stop)
+    def leave() -> None:
+        server.model.leave()
+        log.info("leaving", seconds=settings.drain_seconds)
+
+    listener = Listener(
+        server.app,
+        grace_seconds=settings.grace_seconds,
+        drain_seconds=settings.drain_seconds,
+        on_leave=leave,
+        on_stop=stop,
+    )
     log.info("listening", url=url, model=settings.model, version=__version__)
     try:
         listener.run(sockets=[listening])

@@ -17,7 +17,7 @@ Progress = Callable[[str, float], None]
 Load = Callable[[Progress], Served]
 """Loads the model; blocks, and is called in a thread of its own."""
 
-Phase = Literal["loading", "ready", "draining", "failed"]
+Phase = Literal["loading", "ready", "leaving", "draining", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,11 @@ class ServedModel:
         if served is not None:
             await asyncio.to_thread(served.close)
 
+    def leave(self) -> None:
+        """Not ready to probes any more; whoever still comes is served."""
+        if self.phase == "ready":
+            self.phase = "leaving"
+
     def drain(self) -> None:
         """No new requests from here on."""
         if self.phase != "failed":
@@ -69,7 +74,7 @@ class ServedModel:
             raise unavailable(
                 f"The model is being loaded ({self.stage}, {self.share:.0%}).", "model_loading", 2
             )
-        if self.phase != "ready" or self._served is None:
+        if self.phase not in ("ready", "leaving") or self._served is None:
             raise stopping()
         return self._served
 

@@ -8,7 +8,12 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 ENV_PREFIX = "MCTS_SERVE_"
 EMBEDDED = "demo"
@@ -88,6 +93,9 @@ class Settings(BaseSettings):
     grace_seconds: Positive = _field(
         "Server", 30, "Time for the requests under way when the server is told to stop."
     )
+    drain_seconds: Annotated[float, Field(ge=0)] = _field(
+        "Server", 0.0, "Time after SIGTERM in which /ready fails and requests are still taken."
+    )
     docs: bool = _field("Server", False, "Serve the API's description under /docs.")
 
     max_running: Positive = _field("Queue", 32, "Searches at once; each is one tree.")
@@ -125,6 +133,18 @@ class Settings(BaseSettings):
         if self.served_model_name is not None:
             return self.served_model_name
         return EMBEDDED if self.model == EMBEDDED else Path(self.model).resolve().name
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`gather` reads the environment, between the file and the flags."""
+        return (init_settings,)
 
     @classmethod
     def gather(cls, flags: Mapping[str, Any], config: Path | None = None) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import threading
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +14,7 @@ import httpx
 from server.app import build
 from server.model import Progress, Watcher
 from server.settings import Settings
-from tests.server.conftest import Process, endless
+from tests.server.conftest import PUZZLE, Process, endless
 
 
 def test_it_answers_while_loading_and_finishes_what_is_under_way(tmp_path: Path) -> None:
@@ -83,6 +84,24 @@ def test_what_is_not_done_in_time_is_told_so(tmp_path: Path) -> None:
     *_, error, done = [line for line in stream.text.splitlines() if line.startswith("data: ")]
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "shutting_down"
     assert done == "data: [DONE]"
+
+
+def test_for_a_while_after_sigterm_probes_fail_and_requests_do_not(tmp_path: Path) -> None:
+    process = Process(tmp_path / "log", "--drain-seconds", "2")
+    try:
+        process.wait_until_ready()
+        process.process.send_signal(signal.SIGTERM)
+        with httpx.Client(base_url=process.url, timeout=60) as http:
+            while (ready := http.get("/ready")).status_code == 200:
+                pass
+            assert ready.json()["status"] == "leaving"
+            body = {"model": "demo:greedy", "prompt": PUZZLE}
+            assert http.post("/v1/completions", json=body).status_code == 200
+        assert process.process.wait(timeout=60) == 0
+        assert "stopped" in process.log
+    finally:
+        if process.process.poll() is None:
+            process.process.kill()
 
 
 def refuse(_: Progress) -> NoReturn:
