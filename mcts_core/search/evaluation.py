@@ -168,9 +168,10 @@ class Evaluation:
             raise TypeError(f"{type(work).__name__} was answered by {type(outcome).__name__}")
         return outcome
 
-    def extend(self, work: Extend) -> Steps[tuple[Option, ...]]:
-        """Options and their scores. Raises `WorkFailed`, but never because of a critic: what fails
-        with critics is drawn again without them, and they are asked afterwards."""
+    def extend(self, node: Node, work: Extend) -> Steps[tuple[Option, ...]]:
+        """Options below `node` and their scores. Raises `WorkFailed`, but never because of a
+        critic: what fails with critics is drawn again without them, and they are asked afterwards,
+        as far as the budget has room for their reading."""
         self._meter.reserve_options(work)
         (outcome,) = yield (work,)
         if isinstance(outcome, Failed) and work.critics and outcome.reason not in _NO_CRITICS_FAULT:
@@ -179,10 +180,13 @@ class Evaluation:
             (outcome,) = yield (unscored,)
             if isinstance(outcome, Extended):
                 scored: list[Option] = []
+                before = self._unread(node, work.critics)
                 for option in outcome.options:
-                    cost = len(option.tokens) * self._readings(work.critics)
-                    scores = yield from self.score(option.state, work.critics, cost)
-                    scored.append(replace(option, scores=scores))
+                    cost = before + len(option.tokens) * self._readings(work.critics)
+                    if cost <= self._meter.room:
+                        scores = yield from self.score(option.state, work.critics, cost)
+                        option = replace(option, scores=scores)
+                    scored.append(option)
                 outcome = replace(outcome, options=tuple(scored))
         if isinstance(outcome, Failed):
             raise WorkFailed(outcome)
@@ -194,7 +198,8 @@ class Evaluation:
         self, state: State, critics: tuple[str, ...], cost: int = 0
     ) -> Steps[Mapping[str, float]]:
         """Scores of a state by those of `critics` that answer, who may have to read `cost` tokens
-        for it. Raises `WorkFailed` when the KV pool is full."""
+        for it. When that fails each of them is asked alone, if there is room to read it once more.
+        Raises `WorkFailed` when the KV pool is full."""
         if not critics:
             return {}
         work = Score(state, critics)
@@ -204,7 +209,12 @@ class Evaluation:
             return outcome.scores
         if isinstance(outcome, Failed) and outcome.reason == "kv_exhausted":
             raise WorkFailed(outcome)
-        outcomes = yield tuple(Score(state, (name,)) for name in critics)
+        if cost > self._meter.room:
+            return {}
+        works = tuple(Score(state, (name,)) for name in critics)
+        for name, again in zip(critics, works, strict=True):
+            self._meter.reserve(again, cost if name in self._reading_critics else 0)
+        outcomes = yield works
         scores: dict[str, float] = {}
         for name, single in zip(critics, outcomes, strict=True):
             if isinstance(single, Scored):

@@ -125,7 +125,7 @@ class Expansion:
         """
         node.pending += 1
         try:
-            (option,) = yield from self._extend(work)
+            (option,) = yield from self._extend(node, work)
         except WorkFailed as error:
             self._close(tree, node, error.failed)
             return None
@@ -161,7 +161,7 @@ class Expansion:
                 node, count, limit, self._evaluation.step_critics, embed=self._likeness.embeds
             )
             try:
-                options = yield from self._extend(work)
+                options = yield from self._extend(node, work)
             except WorkFailed as error:
                 if best is not None or landed is not None:
                     break
@@ -224,9 +224,9 @@ class Expansion:
         end = self.draws.end(node, best)
         return [(self._adopt(tree, node, best, end, origin, best_key), best)], None
 
-    def _extend(self, work: Extend) -> Steps[tuple[Option, ...]]:
+    def _extend(self, node: Node, work: Extend) -> Steps[tuple[Option, ...]]:
         began = self._meter.now()
-        options = yield from self._evaluation.extend(work)
+        options = yield from self._evaluation.extend(node, work)
         self._meter.drawn(began, options)
         return options
 

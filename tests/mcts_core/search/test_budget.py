@@ -24,6 +24,7 @@ from mcts_core.search.work import (
     Announce,
     Extend,
     Extended,
+    FailureReason,
     Open,
     Outcome,
     Release,
@@ -31,7 +32,7 @@ from mcts_core.search.work import (
     Work,
 )
 from tests.mcts_core.search.driver import Clock, build, drive, grow, picture, solve
-from tests.mcts_core.search.world import World
+from tests.mcts_core.search.world import World, noise
 
 VALUE = {"value": 1.0, "orm": 1.0}
 ON = StopWhen(converged=False)
@@ -390,3 +391,25 @@ def test_the_first_simulation_is_timed_from_admission() -> None:
     result = drive(search, world, clock=clock)
     assert isinstance(result, SearchResult)
     assert result.first_simulation_seconds == 1.0  # the prompt and the first options
+
+
+def test_a_critic_that_fails_again_and_again_costs_no_more_than_the_budget() -> None:
+    """What it has to read is paid for whenever it is asked: beside the draws, after them, alone."""
+    for seed in range(12):
+        for tokens in (120, 200, 300):
+
+            def fails(work: Work, seed: int = seed) -> FailureReason | None:
+                if not isinstance(work, Extend) or not work.critics:
+                    return None
+                return "critic_error" if noise("f", seed, work.key, work.critics) < 0.5 else None
+
+            world = World(critic_noise=0.5, readers=frozenset(("value",)), fails=fails)
+            parameters = SearchParameters(
+                critics={"value": 1.0},
+                budget=Budget(tokens=tokens),
+                parallel=8,
+                fallback=(),
+                stop_when=StopWhen(converged=False),
+            )
+            drive(build(world, parameters, seed=seed, max_tokens=60), world)
+            assert world.spent <= tokens
