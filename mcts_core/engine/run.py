@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -120,10 +120,12 @@ class Run(Pending):
     def wanted(self, start: int, count: int) -> list[int]:
         """Which of the `count` tokens from position `start` must give hidden states and logits:
         those that end a state, and always the last, which shows whether all is finite."""
-        if not self.seats:
+        if not (self.seats or self.evicted):
             return [count - 1]
         ends = {
-            seat.length - 1 - start for seat in self.seats if start < seat.length <= start + count
+            seat.length - 1 - start
+            for seat in (*self.seats, *self.evicted)
+            if start < seat.length <= start + count
         }
         return sorted(ends | {count - 1})
 
@@ -135,10 +137,10 @@ class Run(Pending):
         logits: Sequence[torch.Tensor | None],
     ) -> None:
         """Takes over what the forward gave for the wanted tokens (`ends`, as `wanted` said)."""
+        rows = {start + end + 1: row for row, end in enumerate(ends)}
         if self.evicted:
-            self._restore()
+            self._restore({length: logits[row] for length, row in rows.items()})
         if self.decode is None:
-            rows = {start + end + 1: row for row, end in enumerate(ends)}
             for seat in self.seats:
                 if start < seat.length <= self.branch.length:
                     row, branch = rows[seat.length], self.branch.fork(seat.length)
@@ -159,12 +161,13 @@ class Run(Pending):
                 self.seat.occupy(self.branch, hidden[-1].clone(), _copy(logits[-1]))
                 self.settle()
 
-    def _restore(self) -> None:
+    def _restore(self, logits: Mapping[int, torch.Tensor | None]) -> None:
+        """Gives evicted seats what was computed again; `logits` by their lengths."""
         there = [seat for seat in self.evicted if seat.length <= self.branch.length]
         self.evicted = [seat for seat in self.evicted if seat not in there]
         for seat in there:
             if seat.evicted:
-                seat.restore(self.branch.fork(seat.length))
+                seat.restore(self.branch.fork(seat.length), _copy(logits[seat.length]))
 
 
 def _copy(row: torch.Tensor | None) -> torch.Tensor | None:

@@ -266,8 +266,10 @@ class Seating:
 
     def _beginnings(self, run: Run) -> int:
         """How many of the run's first tokens others may have computed for it: in whole blocks, and
-        never the last token of the first state on the way, whose hidden state is wanted."""
-        last = min((seat.length for seat in run.seats), default=len(run.tokens)) - 1
+        never the last token of the first state on the way, whose hidden state or logits are
+        wanted."""
+        wanted = [seat.length for seat in (*run.seats, *run.evicted)]
+        last = min(wanted, default=len(run.tokens)) - 1
         return self._residents[run.model].whole(min(last, run.prompt_length))
 
     def _keep(self, session: Session, root: NodeState, model: str) -> None:

@@ -15,8 +15,8 @@ from mcts_core.kv.branch import Branch
 class Seat(Pending):
     """A state's place in one model. Settled once the state's last token was computed there.
 
-    Its KV may be evicted when the pool is full: it is computed again when something goes on from
-    the state. What was read from the model there stays.
+    Its KV may be evicted when the pool is full, and its logits with it, which can be larger than
+    that: both are computed again when something goes on from the state. The hidden state stays.
     """
 
     length: int = 0
@@ -26,7 +26,8 @@ class Seat(Pending):
     hidden: torch.Tensor | None = None
     """[hidden] of the last token, after the final norm."""
     logits: torch.Tensor | None = None
-    """[vocabulary] after the last token; None in a model without a language head."""
+    """[vocabulary] after the last token; None in a model without a language head, and while its KV
+    is evicted."""
     scores: dict[str, float] = field(default_factory=dict)
     """By critic, as far as they were asked."""
     released: bool = False
@@ -36,8 +37,8 @@ class Seat(Pending):
         if self.released:
             branch.release()
         else:
-            self.hidden, self.logits = hidden, logits
-            self.restore(branch)
+            self.hidden = hidden
+            self.restore(branch, logits)
         self.settle()
 
     @property
@@ -45,21 +46,21 @@ class Seat(Pending):
         """Whether it was computed and has no KV now."""
         return self.branch is None and self.hidden is not None
 
-    def restore(self, branch: Branch) -> None:
+    def restore(self, branch: Branch, logits: torch.Tensor | None) -> None:
         """`branch` holds the state's KV."""
         assert self.branch is None
-        self.branch = branch
+        self.branch, self.logits = branch, logits
         branch.give_up = self.evict
 
     def evict(self) -> None:
         if self.branch is not None:
             self.branch.release()
-        self.branch = None
+        self.branch = self.logits = None
 
     def release(self) -> None:
         self.released = True
         self.evict()
-        self.hidden = self.logits = None
+        self.hidden = None
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

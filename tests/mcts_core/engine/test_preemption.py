@@ -246,3 +246,25 @@ def test_what_was_there_is_counted_once_however_long_a_run_waits_for_room() -> N
     assert policy.cached <= 2 * session.account.spent
     assert pool.found_tokens <= session.account.spent
     running.close()
+
+
+def test_states_that_gave_up_their_kv_hold_no_logits() -> None:
+    """A row of a large vocabulary takes more memory than a step's KV."""
+    kept: list[tuple[bool, bool]] = []
+
+    def many() -> Plan:
+        (root,) = yield [Open(tuple(LONG[:60]))]
+        assert isinstance(root, Opened)
+        states: list[State] = []
+        for draw in range(40):
+            (outcome,) = yield [Extend(root.state, HOT, (draw, 0), Boundary(), 12)]
+            assert isinstance(outcome, Extended)
+            states += [option.state for option in outcome.options]
+        seats = [state.seats["policy"] for state in states]  # type: ignore[attr-defined]
+        kept.extend((seat.branch is not None, seat.logits is not None) for seat in seats)
+
+    running = Running(blocks=40)
+    running.run(many())
+    assert all(kv == logits for kv, logits in kept)
+    assert 0 < sum(kv for kv, _ in kept) < 40
+    running.close()
