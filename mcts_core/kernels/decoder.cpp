@@ -1,5 +1,5 @@
 // One forward of a dense decoder (Llama, Mistral, Qwen2, Qwen3) over a paged KV cache, on AVX-512 or
-// AVX2.
+// AVX2, with AMX for products of bfloat16 where there is that.
 //
 // The models' own modules are hundreds of small operations a step, and a step of a small model then
 // costs what calling them costs. Here a step is one call, and a layer eight loops that all threads
@@ -20,6 +20,10 @@
 #include "product.h"
 
 #include <omp.h>
+#ifdef __AMX_BF16__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -211,6 +215,16 @@ void forward(const Model &model, Step &step) {
 
 // Bytes of a Layer, a Model, a Step: whoever calls must have the same.
 int64_t decoder_size(int of) { return of == 0 ? sizeof(Layer) : of == 1 ? sizeof(Model) : sizeof(Step); }
+
+// Whether this build may run here: tiles are the process's to use once it has asked Linux for them.
+int decoder_permitted() {
+#ifdef __AMX_BF16__
+    constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return 1;
+#endif
+}
 
 // 0, or which of a step's numbers is out of range: 1 a token id, 2 a position; 3 when this build
 // has no bfloat16.

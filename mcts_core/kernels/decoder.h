@@ -38,6 +38,7 @@ struct Step {
     int64_t read, attended;        // out: KV blocks fetched and looked at, in all layers
 };
 
+int decoder_permitted();
 int decoder_forward(const Model *model, Step *step);
 int64_t decoder_size(int of);
 }

@@ -84,7 +84,8 @@ class Library:
     """One build of the kernel."""
 
     def __init__(self, path: Path, name: str) -> None:
-        """Raises `OSError` when the file cannot be loaded, or was built from other sources."""
+        """Raises `OSError` when the file cannot be loaded, or was built from other sources;
+        `PermissionError` when the system does not let the process use what it was built for."""
         self.name = name
         library = ctypes.CDLL(str(path))
         self._forward = library.decoder_forward
@@ -95,14 +96,18 @@ class Library:
         self._draw.restype = None
         library.decoder_size.restype = library.sampler_size.restype = c_int64
         theirs = [*map(library.decoder_size, range(3)), library.sampler_size()]
-        if theirs != [*map(ctypes.sizeof, (Layer, Model, Step, Draw))]:
+        if not hasattr(library, "decoder_permitted") or theirs != [
+            *map(ctypes.sizeof, (Layer, Model, Step, Draw))
+        ]:
             raise OSError(f"{path} was built from other sources: install mcts-serve again")
+        if not library.decoder_permitted():
+            raise PermissionError(f"the system does not permit {name}")
 
     @property
     def dtypes(self) -> frozenset[torch.dtype]:
         """Formats of the weights and the KV."""
         wide = {torch.float32}
-        return frozenset(wide | {torch.bfloat16} if self.name == "avx512_bf16" else wide)
+        return frozenset(wide | {torch.bfloat16} if self.name in _BFLOAT16 else wide)
 
     def forward(self, model: Model, step: Step) -> None:
         """Computes the step. Raises `ValueError` before anything is written when one of its numbers
@@ -116,7 +121,12 @@ class Library:
         self._draw(draws, len(draws), vocabulary, torch.get_num_threads())
 
 
+_BFLOAT16 = ("amx", "avx512_bf16")
 _FEATURES = {
+    "amx": (
+        *("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_cd", "avx512_bf16"),
+        *("amx_tile", "amx_bf16"),
+    ),
     "avx512_bf16": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_cd", "avx512_bf16"),
     "avx512": ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_cd"),
     "avx2": ("avx2", "bmi2", "f16c"),
@@ -133,7 +143,11 @@ def libraries() -> Iterator[Library]:
             for suffix in EXTENSION_SUFFIXES:
                 path = Path(__file__).with_name(f"{name}{suffix}")
                 if path.is_file():
-                    yield Library(path, name)
+                    try:
+                        library = Library(path, name)
+                    except PermissionError:
+                        break
+                    yield library
                     break
 
 

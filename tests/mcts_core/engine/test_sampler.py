@@ -20,7 +20,7 @@ from mcts_core.search.work import Sampling
 LOGITS = torch.tensor([[0.1, 2.0, -1.0, 1.5, 0.0, -3.0]])
 
 
-@pytest.fixture(autouse=True, params=["torch", "avx512_bf16", "avx512", "avx2"])
+@pytest.fixture(autouse=True, params=["torch", "amx", "avx512_bf16", "avx512", "avx2"])
 def _each_sampler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test here speaks of all."""
     if request.param != "torch":

@@ -69,7 +69,7 @@ FAMILIES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=["avx512_bf16", "avx512", "avx2"])
+@pytest.fixture(scope="module", params=["amx", "avx512_bf16", "avx512", "avx2"])
 def library(request: pytest.FixtureRequest) -> Library:
     for found in libraries():
         if found.name == request.param:
