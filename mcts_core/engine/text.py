@@ -15,6 +15,7 @@ import regex
 
 from mcts_core.patterns import compiled, within
 from mcts_core.search.work import Boundary
+from mcts_core.stops import begun
 
 CONTEXT_TOKENS = 16
 """Most tokens before the option that are looked at."""
@@ -124,7 +125,6 @@ class OptionText:
         self._stop = stop
         self._tail = tail
         self._begun = begun
-        self._longest = max(map(len, stop), default=1)
         self._shown = 0
         self._stopped = False
         self._cut = 0
@@ -208,8 +208,4 @@ class OptionText:
 
     def _held_back(self) -> int:
         """Length of the longest end of the text that a stop string begins with."""
-        text = self._tail + self.text
-        for length in range(min(self._longest - 1, len(text)), 0, -1):
-            if any(string.startswith(text[-length:]) for string in self._stop):
-                return min(length, len(self.text))
-        return 0
+        return min(begun(self._tail + self.text, self._stop), len(self.text))

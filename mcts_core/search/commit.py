@@ -10,6 +10,7 @@ from mcts_core.search.evaluation import Evaluation
 from mcts_core.search.outlook import Outlook
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Announce, Work
+from mcts_core.stops import begun
 
 
 class Commitment:
@@ -48,7 +49,7 @@ class Commitment:
         outbox: list[Work],
         *,
         stream: bool,
-        stop: tuple[str, ...] = (),
+        stop: tuple[str, ...],
     ) -> None:
         """`order` is not "vote". With `stream` each step is announced as it is committed, but for
         an end of it with which one of the strings in `stop` may begin: the next step may complete
@@ -113,7 +114,7 @@ class Commitment:
         self.base = child
         if self._stream:
             text = self._held[: len(self._held) - child.cut] + child.text
-            held = _begun(text, self._stop)
+            held = begun(text, self._stop)
             self._held = text[len(text) - held :]
             self._outbox.append(Announce(text[: len(text) - held], child.logprobs))
 
@@ -138,12 +139,3 @@ class Commitment:
         if self._readout == "best":
             return all(node.solved for node in rivals)
         return not rivals
-
-
-def _begun(text: str, stop: tuple[str, ...]) -> int:
-    """Length of the longest end of `text` with which a stop string begins."""
-    longest = max(map(len, stop), default=1) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(string.startswith(text[-length:]) for string in stop):
-            return length
-    return 0

@@ -122,10 +122,7 @@ class Flow:
         queue = self._queue
         while queue and not queue[0].missing:
             flight = queue.popleft()
-            outcomes = tuple(outcome for outcome in flight.outcomes if outcome is not None)
-            for work, outcome in zip(flight.works, outcomes, strict=True):
-                self._commit(work, outcome)
-            self._resume(flight, outcomes, issued)
+            self._resume(flight, self._committed(flight), issued)
             self._fill(issued)
         return self._sent(issued)
 
@@ -135,17 +132,21 @@ class Flow:
         arrived = [flight for flight in self._queue if not flight.missing]
         for flight in arrived:
             self._queue.remove(flight)
-            outcomes = tuple(outcome for outcome in flight.outcomes if outcome is not None)
-            for work, outcome in zip(flight.works, outcomes, strict=True):
-                self._commit(work, outcome)
             try:
-                flight.steps.send(outcomes)
+                flight.steps.send(self._committed(flight))
             except StopIteration:
                 continue
             except WorkFailed as error:
                 self._failed(error.failed)
                 continue
             flight.steps.close()
+
+    def _committed(self, flight: _Flight) -> tuple[Outcome, ...]:
+        """The outcomes of a flight that misses none, once they are counted."""
+        outcomes = tuple(outcome for outcome in flight.outcomes if outcome is not None)
+        for work, outcome in zip(flight.works, outcomes, strict=True):
+            self._commit(work, outcome)
+        return outcomes
 
     def close(self) -> None:
         """Ends everything in flight; outcomes that arrive later are not waited for."""
