@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
-from mcts_core.search import readout
+from mcts_core.search import readout, snapshot
 from mcts_core.search.backup import backup
 from mcts_core.search.budget import Meter
 from mcts_core.search.commit import Commitment
@@ -20,12 +19,10 @@ from mcts_core.search.parameters import Rung
 from mcts_core.search.search import (
     FallbackReason,
     Progress,
-    RootOption,
     SearchFailed,
     SearchResult,
     StopReason,
     Trajectory,
-    TreeNode,
 )
 from mcts_core.search.task import Task
 from mcts_core.search.tree import End, Node, Tree
@@ -311,23 +308,9 @@ class TreeSearch(ABC):
                 return SearchFailed("deadline", "the deadline passed before there was any option")
             return SearchFailed(failure.reason, failure.message)
         assert self._stop is not None
-        parameters = self._task.parameters
-        candidates: tuple[Trajectory, ...] = ()
-        if "candidates" in parameters.include:
-            order: readout.Readout = "vote" if self.readout == "vote" else "best"
-            found = readout.terminals(tree, order, self._evaluation, self._poll)
-            # An early stop may leave a terminal behind that was still waiting for its critics.
-            scored = [node for node in found if not self._evaluation.missing(node)]
-            candidates = tuple(_trajectory(node) for node in scored)
-        options: tuple[RootOption, ...] = ()
-        if "root" in parameters.include:
-            options = tuple(_root_option(node) for node in tree.root.children)
-        nodes: tuple[TreeNode, ...] | None = None
-        if "tree" in parameters.include:
-            made = sorted([*tree.walk(), *tree.pruned], key=attrgetter("id"))
-            nodes = tuple(map(_tree_node, made))
+        include = self._task.parameters.include
         return SearchResult(
-            trajectories=tuple(_trajectory(node) for node in chosen),
+            trajectories=tuple(map(snapshot.trajectory, chosen)),
             method=chosen[0].origin,
             requested_method=self.name,
             stop_reason=self._stop,
@@ -339,10 +322,19 @@ class TreeSearch(ABC):
             depth=tree.depth,
             merged=tree.merged,
             first_simulation_seconds=self._meter.first_seconds,
-            candidates=candidates,
-            root=options,
-            tree=nodes,
+            candidates=self._candidates(tree) if "candidates" in include else (),
+            root=tuple(map(snapshot.root_option, tree.root.children)) if "root" in include else (),
+            tree=snapshot.tree_nodes(tree) if "tree" in include else None,
             details=self._details(),
+        )
+
+    def _candidates(self, tree: Tree) -> tuple[Trajectory, ...]:
+        """Every scored terminal, best first. (An early stop may leave one behind that was still
+        waiting for its critics.)"""
+        order: readout.Readout = "vote" if self.readout == "vote" else "best"
+        found = readout.terminals(tree, order, self._evaluation, self._poll)
+        return tuple(
+            snapshot.trajectory(node) for node in found if not self._evaluation.missing(node)
         )
 
     @property
@@ -367,41 +359,3 @@ def _fallback_reason(stop: StopReason) -> FallbackReason:
             return stop
         case _:
             return "budget"
-
-
-def _trajectory(node: Node) -> Trajectory:
-    path = node.path()
-    return Trajectory(
-        tokens=tuple(token for step in path for token in step.tokens),
-        logprobs=tuple(logprob for step in path for logprob in step.logprobs),
-        text=node.completion,
-        finish_reason="stop" if node.end == "stop" else "length",
-        score=node.score,
-        scores=dict(node.scores),
-    )
-
-
-def _root_option(node: Node) -> RootOption:
-    return RootOption(node.text, node.visits, node.value, node.prior, dict(node.scores))
-
-
-def _tree_node(node: Node) -> TreeNode:
-    return TreeNode(
-        id=node.id,
-        parent=None if node.parent is None else node.parent.id,
-        depth=node.depth,
-        text=node.text,
-        tokens=len(node.tokens),
-        visits=node.visits,
-        value=node.value if node.visits else None,
-        prior=node.prior,
-        certainty=node.certainty,
-        score=node.score,
-        scores=dict(node.scores),
-        end=node.end,
-        origin=node.origin,
-        merged=node.merged,
-        solved=node.solved,
-        pruned=node.pruned,
-        time_ms=round(node.seconds * 1000, 3),
-    )
