@@ -32,6 +32,7 @@ from benchmarks.plot import plot
 from benchmarks.shapes import CONTEXT_LENGTH, SHAPES, Shape, prompts, write_checkpoint
 from benchmarks.workloads import BLOCK_SIZE, Measured, Workbench
 from mcts_core.models.precision import computes_bfloat16
+from server import collector
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +314,7 @@ def main(
         if only_checkpoint:
             return
         machine = measure(precision, threads, sizes.matrix, max(repeat, 3))
+        collector.settle()  # as the server does
         bench = Bench(SHAPES[shape], folder, precision, threads, machine, sizes, repeat)
 
         def take(part: Iterator[Row]) -> None:

@@ -4,6 +4,7 @@
 
 #include "decoder.h"
 #include "element.h"
+#include "tiles.h"
 
 #include <algorithm>
 #include <limits>
@@ -59,14 +60,19 @@ constexpr int columns(int rows) {
     return REGISTERS == 32 ? (rows <= 4 ? 4 : 2) : (rows == 1 ? 2 : 1);
 }
 
+// Scores of a few rows for some cells. `ahead`: as many other cells, or null, that are read next; a
+// cache line of theirs is fetched with each that is read here.
 template <class T, int ROWS, int CELLS>
-inline void score(const T *query, int64_t dim, const T *const *cell, float *into, int64_t stride) {
+inline void score(const T *query, int64_t dim, const T *const *cell, const T *const *ahead,
+                  float *into, int64_t stride) {
     V sum[ROWS][CELLS];
     for (auto &row : sum)
         for (V &each : row) each = zero();
     for (int64_t j = 0; j < dim; j += P<T>) {
         V right[CELLS];
         for (int c = 0; c < CELLS; c++) right[c] = part(cell[c] + j * CELL);
+        if (ahead)
+            for (int c = 0; c < CELLS; c++) prefetch(ahead[c] + j * CELL);
         for (int r = 0; r < ROWS; r++) {
             const V left = everywhere(query + r * dim + j);
             for (int c = 0; c < CELLS; c++) sum[r][c] = fma(sum[r][c], left, right[c], T{});
@@ -76,15 +82,18 @@ inline void score(const T *query, int64_t dim, const T *const *cell, float *into
         for (int c = 0; c < CELLS; c++) store(into + r * stride + c * CELL, sum[r][c]);
 }
 
-// Scores of query rows [rows, dim] for the tokens of `count` cells, into [rows, stride].
+// Scores of query rows [rows, dim] for the tokens of `count` cells, into [rows, stride]; `ahead` as
+// above.
 template <class T, int ROWS>
-void score_cells(const T *query, int64_t dim, const T *const *cell, int64_t count, float *into,
-                 int64_t stride) {
+void score_cells(const T *query, int64_t dim, const T *const *cell, const T *const *ahead,
+                 int64_t count, float *into, int64_t stride) {
     constexpr int CELLS = columns(ROWS);
     int64_t c = 0;
     for (; c + CELLS <= count; c += CELLS)
-        score<T, ROWS, CELLS>(query, dim, cell + c, into + c * CELL, stride);
-    for (; c < count; c++) score<T, ROWS, 1>(query, dim, cell + c, into + c * CELL, stride);
+        score<T, ROWS, CELLS>(query, dim, cell + c, ahead ? ahead + c : nullptr, into + c * CELL,
+                              stride);
+    for (; c < count; c++)
+        score<T, ROWS, 1>(query, dim, cell + c, ahead ? ahead + c : nullptr, into + c * CELL, stride);
 }
 
 template <class T, int ROWS, int WIDTH>
@@ -153,9 +162,10 @@ float soften(float *scores, int64_t begin, int64_t end, int64_t whole, T *into) 
 
 template <class T>
 struct Scratch {
-    std::vector<float> scores, totals, sums;
-    std::vector<T> packed, weights;
+    std::vector<float> scores, totals, sums, placed;
+    std::vector<T> packed, weights, narrowed;
     std::vector<const T *> keys, values;
+    Tiles tiles;
 };
 
 // The attention of a group's tokens in one KV head: query and into are [tokens, heads, dim].
@@ -164,6 +174,7 @@ void attend(const Model &model, const Layer &layer, const Step &step, const Grou
             int64_t head, const T *query, T *into, Scratch<T> &scratch) {
     const int64_t dim = model.dim, grouped = model.heads / model.kv_heads;
     const int64_t rows = group.rows.size() * grouped, cells = step.block_size / CELL;
+    [[maybe_unused]] const bool by_tiles = dim % TILE_DEPTH == 0;
     const T *keys = static_cast<const T *>(layer.keys) + head * step.slots * dim;
     const T *values = static_cast<const T *>(layer.values) + head * step.slots * dim;
     const auto length = [&](int64_t row) { return step.position[row] + 1; };
@@ -208,8 +219,20 @@ void attend(const Model &model, const Layer &layer, const Step &step, const Grou
         }
     };
     both([&](int64_t first, int64_t count, int64_t from, int64_t found) {
+        if constexpr (TILES<T>)
+            if (by_tiles) {
+                for (int64_t at = 0; at < count; at += TILE_ROWS)
+                    tiled_scores(scratch.tiles, std::min(TILE_ROWS, count - at),
+                                 scratch.packed.data() + (first + at) * dim, dim,
+                                 scratch.keys.data(), at ? nullptr : scratch.values.data(),
+                                 found,
+                                 scratch.scores.data() + (first + at) * stride + from * CELL,
+                                 stride);
+                return;
+            }
         by_tile(count, [&](int64_t at, auto size) {
-            score_cells<T, size>(scratch.packed.data() + (first + at) * dim, dim, scratch.keys.data(), found,
+            score_cells<T, size>(scratch.packed.data() + (first + at) * dim, dim,
+                                 scratch.keys.data(), at ? nullptr : scratch.values.data(), found,
                                  scratch.scores.data() + (first + at) * stride + from * CELL,
                                  stride);
         });
@@ -222,6 +245,15 @@ void attend(const Model &model, const Layer &layer, const Step &step, const Grou
                                    scratch.weights.data() + r * stride);
     }
     both([&](int64_t first, int64_t count, int64_t from, int64_t found) {
+        if constexpr (TILES<T>)
+            if (by_tiles) {
+                for (int64_t at = 0; at < count; at += TILE_ROWS)
+                    tiled_values(scratch.tiles, std::min(TILE_ROWS, count - at),
+                                 scratch.weights.data() + (first + at) * stride + from * CELL,
+                                 stride, scratch.values.data(), found, dim,
+                                 scratch.sums.data() + (first + at) * dim);
+                return;
+            }
         by_tile(count, [&](int64_t at, auto size) {
             gather_cells<T, size>(scratch.weights.data() + (first + at) * stride + from * CELL,
                                   stride, scratch.values.data(), found, dim,

@@ -58,19 +58,25 @@ bool norm(const float *x, const float *weight, float epsilon, int64_t count, T *
     return std::isfinite(total);
 }
 
-// A head's vector, normalised where the model does so, at its position, times `scale`.
-template <class Put>
-void place(float *x, const float *weight, const Model &model, int64_t position, float scale,
-           const Put &put) {
+// A head's vector, normalised where the model does so and turned to its position, into [dim].
+void place(float *x, const float *weight, const Model &model, int64_t position, float *into) {
     const int64_t half = model.dim / 2;
     if (weight) norm(x, weight, model.epsilon, model.dim, x);
-    const float *cosine = model.cosines + position * half, *sine = model.sines + position * half;
-    for (int64_t j = 0; j < half; j++) {
-        const float low = x[j] * cosine[j] - x[j + half] * sine[j];
-        const float high = x[j + half] * cosine[j] + x[j] * sine[j];
-        put(j, low * scale);
-        put(j + half, high * scale);
+    const float *cosines = model.cosines + position * half, *sines = model.sines + position * half;
+    for (int64_t j = 0; j < half; j += LANES) {
+        const Mask some = lanes(half - j);
+        const V low = load_some(x + j, some, zero()), high = load_some(x + j + half, some, zero());
+        const V cosine = load_some(cosines + j, some, zero());
+        const V sine = load_some(sines + j, some, zero());
+        store_some(into + j, some, less_times(low * cosine, high, sine));
+        store_some(into + j + half, some, times_plus(low, sine, high * cosine));
     }
+}
+
+// x [dim] times `scale` as T.
+template <class T>
+void narrow_all(const float *x, float scale, int64_t dim, T *into) {
+    for (int64_t j = 0; j < dim; j += LANES) store(into + j, load(x + j) * all(scale));
 }
 
 void count_reads(const Model &model, const std::vector<Group> &groups, Step &step) {
@@ -114,6 +120,10 @@ void forward(const Model &model, Step &step) {
 #pragma omp parallel num_threads(int(step.threads))
     {
         Scratch<T> scratch;
+        scratch.placed.resize(dim);
+        scratch.narrowed.resize(dim);
+        float *placed = scratch.placed.data();
+        T *narrowed = scratch.narrowed.data();
         const auto plus = [&](const float *bias) {  // onto the residual stream
             return [&, bias](int64_t row, int64_t panel, V low, V high) {
                 int64_t n = panel * PANEL;
@@ -137,7 +147,7 @@ void forward(const Model &model, Step &step) {
             for (int64_t row = 0; row < tokens; row++)
                 norm(x.data() + row * hidden, layer.attention_norm, model.epsilon, hidden,
                      normed.data() + row * hidden);
-            product<T>(tokens, normed.data(), layer.qkv, width, hidden,
+            product<T>(scratch.tiles, tokens, normed.data(), layer.qkv, width, hidden,
                        [&](int64_t row, int64_t panel, V low, V high) {
                            float *at = qkv.data() + row * padded + panel * PANEL;
                            if (const float *bias = layer.qkv_bias) {
@@ -153,37 +163,33 @@ void forward(const Model &model, Step &step) {
                 const int64_t position = step.position[row], slot = step.slot[row];
                 const int64_t cell = slot / CELL * CELL, token = slot % CELL;
                 for (int64_t h = 0; h < model.heads; h++) {
-                    T *to = query.data() + row * queries + h * dim;
-                    place(from + h * dim, layer.query_norm, model, position, model.scaling,
-                          [&](int64_t j, float value) { narrow(value, to[j]); });
+                    place(from + h * dim, layer.query_norm, model, position, placed);
+                    narrow_all(placed, model.scaling, dim, query.data() + row * queries + h * dim);
                 }
                 for (int64_t h = 0; h < model.kv_heads; h++) {
                     const int64_t at = (h * step.slots + cell) * dim;
-                    T *key = static_cast<T *>(layer.keys) + at;
-                    T *value = static_cast<T *>(layer.values) + at;
-                    place(from + queries + h * dim, layer.key_norm, model, position, 1.0f,
-                          [&](int64_t j, float each) {
-                              const int64_t lane = token * P<T> + j % P<T>;
-                              narrow(each, key[j / P<T> * P<T> * CELL + lane]);
-                          });
-                    const float *values = from + queries + own + h * dim;
-                    for (int64_t j = 0; j < dim; j++)
-                        narrow(values[j],
-                               value[token / P<T> * P<T> * dim + j * P<T> + token % P<T>]);
+                    T *key = static_cast<T *>(layer.keys) + at + token * P<T>;
+                    place(from + queries + h * dim, layer.key_norm, model, position, placed);
+                    narrow_all(placed, 1.0f, dim, narrowed);
+                    for (int64_t j = 0; j < dim; j += P<T>)
+                        std::memcpy(key + j * CELL, narrowed + j, P<T> * sizeof(T));
+                    T *value = static_cast<T *>(layer.values) + at + token / P<T> * P<T> * dim;
+                    narrow_all(from + queries + own + h * dim, 1.0f, dim, narrowed);
+                    for (int64_t j = 0; j < dim; j++) value[j * P<T> + token % P<T>] = narrowed[j];
                 }
             }
 #pragma omp for schedule(dynamic, 1)
             for (int64_t task = 0; task < int64_t(groups.size()) * model.kv_heads; task++)
                 attend<T>(model, layer, step, groups[task / model.kv_heads], task % model.kv_heads,
                           query.data(), attended.data(), scratch);
-            product<T>(tokens, attended.data(), layer.output, hidden, queries,
+            product<T>(scratch.tiles, tokens, attended.data(), layer.output, hidden, queries,
                        plus(layer.output_bias));
 #pragma omp for
             for (int64_t row = 0; row < tokens; row++)
                 norm(x.data() + row * hidden, layer.mlp_norm, model.epsilon, hidden,
                      normed.data() + row * hidden);
             // A panel holds 16 gates and their 16 ups.
-            product<T>(tokens, normed.data(), layer.gate_up, 2 * deep, hidden,
+            product<T>(scratch.tiles, tokens, normed.data(), layer.gate_up, 2 * deep, hidden,
                        [&](int64_t row, int64_t panel, V gate, V up) {
                            if (const float *bias = layer.gate_up_bias) {
                                gate = gate + load(bias + panel * PANEL);
@@ -191,7 +197,7 @@ void forward(const Model &model, Step &step) {
                            }
                            store(inner.data() + row * deep + panel * LANES, silu(gate) * up);
                        });
-            product<T>(tokens, inner.data(), layer.down, hidden, deep, plus(layer.down_bias));
+            product<T>(scratch.tiles, tokens, inner.data(), layer.down, hidden, deep, plus(layer.down_bias));
         }
 #pragma omp for
         for (int64_t kept = 0; kept < step.kept; kept++) {
@@ -201,7 +207,7 @@ void forward(const Model &model, Step &step) {
             for (int64_t j = 0; j < hidden; j++) narrow(into[j], normed[kept * hidden + j]);
         }
         if (model.head)
-            product<T>(step.kept, normed.data(), model.head, model.vocabulary, hidden,
+            product<T>(scratch.tiles, step.kept, normed.data(), model.head, model.vocabulary, hidden,
                        [&](int64_t row, int64_t panel, V low, V high) {
                            const int64_t n = panel * PANEL;
                            float *at = step.logits + row * model.vocabulary + n;

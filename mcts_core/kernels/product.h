@@ -42,17 +42,17 @@ void tile_of(int64_t rows, const T *x, const T *weight, int64_t depth, const Don
     with_rows(rows, [&](auto count) { tile<T, count, PANELS>(x, weight, depth, done); });
 }
 
-// As `product`, by tiles.
+// As `product`, by tiles. Two panels a task: of what they write, cache lines are one thread's alone.
 template <class Done>
-void product_by_tiles(int64_t rows, const BFloat16 *x, const BFloat16 *weight, int64_t panels,
-                      int64_t depth, const Done &done) {
+void product_by_tiles(Tiles &tiles, int64_t rows, const BFloat16 *x, const BFloat16 *weight,
+                      int64_t panels, int64_t depth, const Done &done) {
     const int64_t down = (rows + ROWS_A_TASK - 1) / ROWS_A_TASK;
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 2)
     for (int64_t task = 0; task < panels * down; task++) {
         const int64_t top = task % down * ROWS_A_TASK, panel = task / down;
         const int64_t bottom = std::min(rows, top + ROWS_A_TASK);
         for (int64_t row = top; row < bottom; row += 2 * TILE_ROWS)
-            tiled(std::min(2 * TILE_ROWS, bottom - row), x + row * depth,
+            tiled(tiles, std::min(2 * TILE_ROWS, bottom - row), x + row * depth,
                   weight + panel * PANEL * depth, depth,
                   [&](int64_t r, V low, V high) { done(row + r, panel, low, high); });
     }
@@ -61,12 +61,12 @@ void product_by_tiles(int64_t rows, const BFloat16 *x, const BFloat16 *weight, i
 // x [rows, depth] times a packed weight, shared out among the threads of the enclosing region;
 // done(row, panel, low, high). A few rows take several panels at once, for enough sums in flight.
 template <class T, class Done>
-void product(int64_t rows, const T *x, const void *packed, int64_t outputs, int64_t depth,
-             const Done &done) {
+void product([[maybe_unused]] Tiles &tiles, int64_t rows, const T *x, const void *packed,
+             int64_t outputs, int64_t depth, const Done &done) {
     const T *weight = static_cast<const T *>(packed);
     const int64_t panels = (outputs + PANEL - 1) / PANEL;
-    if constexpr (TILES && std::is_same_v<T, BFloat16>)
-        if (depth % TILE_DEPTH == 0) return product_by_tiles(rows, x, weight, panels, depth, done);
+    if constexpr (TILES<T>)
+        if (depth % TILE_DEPTH == 0) return product_by_tiles(tiles, rows, x, weight, panels, depth, done);
     const int64_t wide = rows <= FEW ? WIDE : 1;
     const int64_t across = (panels + wide - 1) / wide;
     const int64_t down = (rows + ROWS_A_TASK - 1) / ROWS_A_TASK;

@@ -11,6 +11,8 @@ namespace {
 
 constexpr int64_t LANES = 16;
 
+inline void prefetch(const void *from) { _mm_prefetch(static_cast<const char *>(from), _MM_HINT_T0); }
+
 #ifdef __AVX512F__
 
 using V = __m512;
