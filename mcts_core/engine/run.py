@@ -133,11 +133,15 @@ class Run(Pending):
         self,
         start: int,
         ends: Sequence[int],
-        hidden: Sequence[torch.Tensor],
+        hidden: torch.Tensor,
         logits: Sequence[torch.Tensor | None],
+        first: int,
     ) -> None:
-        """Takes over what the forward gave for the wanted tokens (`ends`, as `wanted` said)."""
-        rows = {start + end + 1: row for row, end in enumerate(ends)}
+        """Takes over what the forward gave for the wanted tokens (`ends`, as `wanted` said). Theirs
+        are the rows from `first` of what it gave for the whole batch: hidden states `[rows,
+        hidden]`, of which most steps want none, and logits."""
+        last = first + len(ends) - 1
+        rows = {start + end + 1: row for row, end in enumerate(ends, first)}
         if self.evicted:
             self._restore({length: logits[row] for length, row in rows.items()})
         if self.decode is None:
@@ -152,13 +156,13 @@ class Run(Pending):
             if self.embedded is not None and self.embedded < len(self.tokens):
                 self.embedded = len(self.tokens)
                 # One token at a time and in order: the same bits in any batch.
-                last = hidden[-1].float()
-                self.embedding = last if self.embedding is None else self.embedding + last
+                own = hidden[last].float()
+                self.embedding = own if self.embedding is None else self.embedding + own
             if self.decode.finish is None:
-                self.decode.logits = logits[-1]
+                self.decode.logits = logits[last]
             else:
                 self.seat = Seat(length=len(self.tokens))
-                self.seat.occupy(self.branch, hidden[-1].clone(), _copy(logits[-1]))
+                self.seat.occupy(self.branch, hidden[last].clone(), _copy(logits[last]))
                 self.settle()
 
     def _restore(self, logits: Mapping[int, torch.Tensor | None]) -> None:

@@ -50,6 +50,9 @@ FAMILIES: dict[str, Any] = {
     "llama-one-head": LlamaConfig(
         **SIZES | {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 80}
     ),
+    "llama-even": LlamaConfig(  # what tiles are for: all its sums are multiples of 32 long
+        **SIZES | {"hidden_size": 96, "intermediate_size": 96, "head_dim": 64}
+    ),
     "llama-scaled-rope": LlamaConfig(
         **SIZES,
         rope_parameters={
@@ -176,7 +179,7 @@ def test_a_tree_of_branches_gives_the_logits_of_full_forwards(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("family", ["llama", "qwen2-window", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "llama-even", "qwen2-window", "qwen3"])
 def test_bits_depend_on_nothing_but_the_sequence(
     family: str, dtype: torch.dtype, library: Library
 ) -> None:
@@ -207,7 +210,7 @@ def test_bits_depend_on_nothing_but_the_sequence(
                     assert torch.equal(logits, expected[n]), (threads, order, share)
 
 
-@pytest.mark.parametrize("family", ["llama-biases", "qwen3"])
+@pytest.mark.parametrize("family", ["llama-biases", "llama-even", "qwen3"])
 def test_bfloat16_is_as_near_to_float32_as_the_models_own(family: str, library: Library) -> None:
     if torch.bfloat16 not in library.dtypes:
         pytest.skip("this kernel has no bfloat16")
