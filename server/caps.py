@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from mcts_core.search.parameters import Budget, SearchParameters
+from mcts_core.search.parameters import SearchParameters
 from server.errors import invalid
 from server.settings import Settings
 
@@ -21,8 +22,8 @@ _SEARCH_CAPS = {
     "width.root.0": "max_best_of",
     "width.inner.0": "max_best_of",
 }
-"""A tree's least widths are drawn together, as flat methods draw theirs; more than these come one
-by one."""
+"""By the field's path. A tree's least widths are drawn together, as flat methods draw theirs; more
+than these come one by one."""
 
 
 class Caps:
@@ -62,35 +63,21 @@ class Caps:
 
     def fill(self, search: SearchParameters) -> SearchParameters:
         """The caps where neither the request nor the preset says less."""
-        limits, budget = self.limits, search.budget
-        width, rollouts, widest = search.width, search.rollouts, self.limits.max_best_of
+        for path, limit in self.search_limits.items():
+            search = _lowered(search, path.split("."), limit)
+        return search
 
-        def least(value: int | None, cap: int) -> int:
-            return cap if value is None else min(value, cap)
 
-        deadline = limits.max_deadline_ms
-        if budget.deadline_ms is not None:
-            deadline = min(budget.deadline_ms, deadline)
-        return search.model_copy(
-            update={
-                "budget": Budget(
-                    simulations=least(budget.simulations, limits.max_simulations),
-                    tokens=least(budget.tokens, limits.max_spent_tokens),
-                    deadline_ms=deadline,
-                    nodes=least(budget.nodes, limits.max_nodes),
-                ),
-                "parallel": min(search.parallel, limits.max_parallel),
-                "rollouts": rollouts.model_copy(
-                    update={"count": min(rollouts.count, limits.max_rollouts)}
-                ),
-                "width": width.model_copy(
-                    update={
-                        "root": (min(width.root[0], widest), width.root[1]),
-                        "inner": (min(width.inner[0], widest), width.inner[1]),
-                        "beam": min(width.beam, widest),
-                        "subtrees": min(width.subtrees, widest),
-                        "samples": min(width.samples, widest),
-                    }
-                ),
-            }
-        )
+def _lowered(value: Any, path: Sequence[str], limit: float) -> Any:
+    """`value`, in which what is at `path` is no more than `limit`."""
+    if not path:
+        return limit if value is None else min(value, limit)
+    name, *below = path
+    own = value[int(name)] if isinstance(value, tuple) else getattr(value, name)
+    lowered = _lowered(own, below, limit)
+    if lowered == own:
+        return value
+    if isinstance(value, tuple):
+        at = int(name)
+        return (*value[:at], lowered, *value[at + 1 :])
+    return value.model_copy(update={name: lowered})
