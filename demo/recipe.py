@@ -1,6 +1,6 @@
 """Makes every checkpoint of the embedded model from one seed.
 
-`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 8 hours on two
+`python -m demo.recipe --out demo/checkpoints --seed 0` runs all stages, about 10 hours on two
 cores; `--stage NAME ...` runs some, reading what the stages before it left in `--out` and `--work`.
 """
 

@@ -148,6 +148,8 @@ _LATE_SHARES = {
     **{"drawn": 0.05, "chance": 0.26, "search_13": 0.1, "sample_15": 0.08},
 }
 _LATE_SEARCHED = Mixture(three_numbers=0.03, target_24=0.2, wide=0.15, fractional=0.15)
+# What searches still fail on.
+_NARROW = Mixture(three_numbers=0.02, target_24=0.12, wide=0.2, fractional=0.06, narrow=0.45)
 _ROUND_1 = SearchParameters(
     budget=Budget(simulations=400, tokens=700),
     width=Width(root=(4, 40), inner=(2, 8), alpha=30.0),
@@ -417,5 +419,49 @@ ROUNDS = (
         searches=Searches(1670, 3_000, _CHOOSING, _LATE_SEARCHED),
         samples=Samples(1470, 16_000, 1.1, replace(_LATE_SEARCHED, fractional=0.25)),
         mined=Mined(1570, 80_000, 20_000, _LATE_SEARCHED),
+    ),
+    Round(
+        plan=Joint(
+            replace(
+                _DRILLING,
+                steps=2_005,
+                openings=80,
+                first_steps=112,
+                drills=24,
+            ),
+            rows=128,
+        ),
+        solved=_NARROW,
+        shares={
+            **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.03, "late": 0.06},
+            **{"drawn": 0.05, "chance": 0.2, "hard_16": 0.04, "hard_20": 0.06, "hard_21": 0.1},
+            **{"search_16": 0.04, "search_20": 0.12, "search_21": 0.19},
+            **{"sample_20": 0.02, "sample_21": 0.05},
+        },
+        searches=Searches(1970, 1_400, _CHOOSING, _NARROW),
+        samples=Samples(1770, 10_000, 1.1, _NARROW),
+        mined=Mined(1870, 60_000, 12_000, _NARROW),
+    ),
+    Round(
+        plan=Joint(
+            replace(
+                _DRILLING,
+                steps=1_462,
+                solutions=36,
+                openings=64,
+                first_steps=88,
+                dead_ends=48,
+                drills=72,
+            ),
+            rows=128,
+        ),
+        solved=replace(_NARROW, target_24=0.35, fractional=0.08, narrow=0.35),
+        shares={
+            **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.03, "late": 0.06},
+            **{"drawn": 0.05, "chance": 0.2, "hard_16": 0.04, "hard_20": 0.06, "hard_21": 0.1},
+            **{"search_16": 0.04, "search_20": 0.14, "search_21": 0.16},
+            **{"sample_20": 0.03, "sample_21": 0.05},
+        },
+        start={20: 0.5, 21: 0.5},
     ),
 )

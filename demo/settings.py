@@ -60,7 +60,7 @@ class Settings:
     rollout_size: Size = ROLLOUT
     head: HeadPlan = field(default_factory=HeadPlan)
     rounds: tuple[Round, ...] = ROUNDS
-    ships: Mapping[int, float] = field(default_factory=lambda: {20: 1.0})
+    ships: Mapping[int, float] = field(default_factory=lambda: {20: 0.34, 21: 0.33, 22: 0.33})
     """Shares of the rounds' weights, whose mean is what ships."""
     early_lies: int = 36_000
     late_lies: int = 60_000

@@ -50,7 +50,10 @@ public:
 private:
     int64_t key = 0;
 
+    // True if the tiles have another shape. What they are loaded from has been written by then: the
+    // compiler does not know that the instructions read it.
     bool changes(int64_t wanted) {
+        asm volatile("" : : : "memory");
         const bool other = key != wanted;
         key = wanted;
         return other;
@@ -63,7 +66,7 @@ private:
             shapes.rows[each++] = uint8_t(count);
         }
         shapes.bytes[5] = uint16_t(fifth);
-        // The compiler knows of the first 8 bytes only that the instruction reads them.
+        // Of this the compiler knows that the instruction reads the first 8 bytes.
         asm volatile("" : : "r"(&shapes) : "memory");
         _tile_loadconfig(&shapes);
     }
