@@ -1,5 +1,5 @@
 // One forward of a dense decoder (Llama, Mistral, Qwen2, Qwen3) over a paged KV cache, on AVX-512 or
-// AVX2, with AMX for products of bfloat16 where there is that.
+// AVX2, with AMX for bfloat16 where there is that.
 //
 // The models' own modules are hundreds of small operations a step, and a step of a small model then
 // costs what calling them costs. Here a step is one call, and a layer eight loops that all threads
