@@ -213,8 +213,9 @@ result at any step, and true steps on to a target that is drawn to it; the ORM a
 
 ## Known limits
 
-- A search can only follow steps that the policy proposes. Puzzles that need fractions are its
-  weakest: one in forty is such, where targets are drawn from all that can be made.
+- A search can only follow steps that the policy proposes. Sums of fractions are what it writes
+  least surely; one puzzle in forty needs fractions, where targets are drawn from all that can be
+  made.
 - The critics are learned: some wrong trajectories pass (table above), among them some with a wrong
   answer line after right steps. Where an answer has to be
   right, check it.

@@ -150,6 +150,11 @@ _LATE_SHARES = {
 _LATE_SEARCHED = Mixture(three_numbers=0.03, target_24=0.2, wide=0.15, fractional=0.15)
 # What searches still fail on.
 _NARROW = Mixture(three_numbers=0.02, target_24=0.12, wide=0.2, fractional=0.06, narrow=0.45)
+_NARROW_SHARES = {
+    **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.03, "late": 0.06},
+    **{"drawn": 0.05, "chance": 0.2, "hard_16": 0.04, "hard_20": 0.06, "hard_21": 0.1},
+    "search_16": 0.04,
+}
 _ROUND_1 = SearchParameters(
     budget=Budget(simulations=400, tokens=700),
     width=Width(root=(4, 40), inner=(2, 8), alpha=30.0),
@@ -422,21 +427,13 @@ ROUNDS = (
     ),
     Round(
         plan=Joint(
-            replace(
-                _DRILLING,
-                steps=2_005,
-                openings=80,
-                first_steps=112,
-                drills=24,
-            ),
+            replace(_DRILLING, steps=2_005, openings=80, first_steps=112, drills=24),
             rows=128,
         ),
         solved=_NARROW,
         shares={
-            **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.03, "late": 0.06},
-            **{"drawn": 0.05, "chance": 0.2, "hard_16": 0.04, "hard_20": 0.06, "hard_21": 0.1},
-            **{"search_16": 0.04, "search_20": 0.12, "search_21": 0.19},
-            **{"sample_20": 0.02, "sample_21": 0.05},
+            **_NARROW_SHARES,
+            **{"search_20": 0.12, "search_21": 0.19, "sample_20": 0.02, "sample_21": 0.05},
         },
         searches=Searches(1970, 1_400, _CHOOSING, _NARROW),
         samples=Samples(1770, 10_000, 1.1, _NARROW),
@@ -457,10 +454,8 @@ ROUNDS = (
         ),
         solved=replace(_NARROW, target_24=0.35, fractional=0.08, narrow=0.35),
         shares={
-            **{"policy": 0.01, "rollout": 0.01, "near": 0.02, "lies": 0.03, "late": 0.06},
-            **{"drawn": 0.05, "chance": 0.2, "hard_16": 0.04, "hard_20": 0.06, "hard_21": 0.1},
-            **{"search_16": 0.04, "search_20": 0.14, "search_21": 0.16},
-            **{"sample_20": 0.03, "sample_21": 0.05},
+            **_NARROW_SHARES,
+            **{"search_20": 0.14, "search_21": 0.16, "sample_20": 0.03, "sample_21": 0.05},
         },
         start={20: 0.5, 21: 0.5},
     ),

@@ -294,11 +294,8 @@ class Engine:
                 self._seating.fail(run, Failed("internal", f"the model's step failed: {error}"))
             self._seating.sweep()
             return 0
-        logits = (
-            computed.logits.unbind(0)
-            if computed.logits is not None
-            else (None,) * len(computed.hidden)
-        )
+        hidden = computed.hidden
+        logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
         # Whoever draws looks at the logits. The others' KV is handed on, and the device waited for.
         finite = None if all(run.draws_next for run, _ in batch) else computed.finite()
         end = 0
@@ -308,7 +305,7 @@ class Engine:
             run.tally.computed += count
             run.charge(rows.start + count)
             if finite is None or all(finite[at:end]):
-                run.computed(rows.start, rows.ends, computed.hidden, logits, at)
+                run.computed(rows.start, rows.ends, hidden, logits, at)
                 self._seating.share(run)
             else:
                 self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))

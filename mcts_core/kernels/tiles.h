@@ -108,16 +108,17 @@ void tiled(Tiles &tiles, int64_t rows, const BFloat16 *x, const BFloat16 *panel,
     }
 }
 
-// A tile of a cell's pairs along the depth, and the same place of the cell that is read after it.
-inline void prefetch_tile(const BFloat16 *from) {
-    for (int64_t line = 0; line < TILE_ROWS; line++) prefetch(from + line * 2 * LANES);
-}
-
 // As `score_cells`, of up to 16 rows; `dim` is a multiple of TILE_DEPTH.
 inline void tiled_scores(Tiles &tiles, int64_t rows, const BFloat16 *query, int64_t dim,
-                         const BFloat16 *const *cell, const BFloat16 *const *ahead, int64_t count, float *into,
-                         int64_t stride) {
+                         const BFloat16 *const *cell, const BFloat16 *const *ahead, int64_t count,
+                         float *into, int64_t stride) {
     tiles.for_attention(rows);
+    const auto load_keys = [&](int64_t c, int64_t j) {
+        _tile_loadd(6, cell[c] + j * LANES, 64);
+        if (ahead)
+            for (int64_t line = 0; line < TILE_ROWS; line++)
+                prefetch(ahead[c] + (j + 2 * line) * LANES);
+    };
     int64_t c = 0;
     for (; c + 4 <= count; c += 4) {
         _tile_zero(0);
@@ -126,17 +127,13 @@ inline void tiled_scores(Tiles &tiles, int64_t rows, const BFloat16 *query, int6
         _tile_zero(3);
         for (int64_t j = 0; j < dim; j += TILE_DEPTH) {
             _tile_loadd(4, query + j, 2 * dim);
-            _tile_loadd(6, cell[c] + j * LANES, 64);
-            if (ahead) prefetch_tile(ahead[c] + j * LANES);
+            load_keys(c, j);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(6, cell[c + 1] + j * LANES, 64);
-            if (ahead) prefetch_tile(ahead[c + 1] + j * LANES);
+            load_keys(c + 1, j);
             _tile_dpbf16ps(1, 4, 6);
-            _tile_loadd(6, cell[c + 2] + j * LANES, 64);
-            if (ahead) prefetch_tile(ahead[c + 2] + j * LANES);
+            load_keys(c + 2, j);
             _tile_dpbf16ps(2, 4, 6);
-            _tile_loadd(6, cell[c + 3] + j * LANES, 64);
-            if (ahead) prefetch_tile(ahead[c + 3] + j * LANES);
+            load_keys(c + 3, j);
             _tile_dpbf16ps(3, 4, 6);
         }
         float *to = into + c * LANES;
@@ -149,8 +146,7 @@ inline void tiled_scores(Tiles &tiles, int64_t rows, const BFloat16 *query, int6
         _tile_zero(0);
         for (int64_t j = 0; j < dim; j += TILE_DEPTH) {
             _tile_loadd(4, query + j, 2 * dim);
-            _tile_loadd(6, cell[c] + j * LANES, 64);
-            if (ahead) prefetch_tile(ahead[c] + j * LANES);
+            load_keys(c, j);
             _tile_dpbf16ps(0, 4, 6);
         }
         _tile_stored(0, into + c * LANES, 4 * stride);
