@@ -26,6 +26,7 @@ def backup(tree: Tree, path: Sequence[Node], value: float) -> None:
             node.visits = visits = node.visits + 1
             node.total = total = node.total + value
             node.value = total / visits
+            node.share = node.likelihood / (1 + visits)
         return
     below: Node | None = None
     before, counted = 0.0, False  # what `below` was worth, and whether `node` knew
@@ -33,6 +34,7 @@ def backup(tree: Tree, path: Sequence[Node], value: float) -> None:
         old, visited = node.value, node.visits > 0
         node.visits += 1
         node.total += value
+        node.share = node.likelihood / (1 + node.visits)
         if below is None or not counted or below.value < before == old:
             node.value = _best(node, value)
         elif below.value > old:

@@ -65,7 +65,7 @@ class Draws:
             limit,
             self._stop,
             critics,
-            node.avoid,
+            tuple(node.avoid.values()),
             draws=count,
             greedy_first=first == 0,
             actions=actions,

@@ -318,10 +318,10 @@ class Evaluation:
 
     def _take(self, node: Node, scores: Mapping[str, float]) -> None:
         for name, score in scores.items():
-            if isfinite(score):
-                node.scores[name] = score
-            else:
+            if not isfinite(score):
                 self._lose(name, f"{name} answered {score}")
+                scores = {other: known for other, known in scores.items() if other != name}
+        node.scores = {**node.scores, **scores} if node.scores else scores
 
     def _lose(self, critic: str, message: str) -> None:
         """`critic` is not asked any more."""

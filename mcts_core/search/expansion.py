@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from mcts_core.search.backup import backup
 from mcts_core.search.budget import Meter
 from mcts_core.search.claims import Claims
@@ -17,7 +15,7 @@ from mcts_core.search.task import Task
 from mcts_core.search.transpositions import Key, StateRuleTooSlow, Transpositions
 from mcts_core.search.tree import End, Node, Tree
 from mcts_core.search.width import AdaptiveWidth
-from mcts_core.search.work import Extend, Failed, Option, Release, Sibling, Work
+from mcts_core.search.work import Extend, Failed, Option, Release, Work
 
 _NOTHING_LEFT = 1e-5
 """A node whose other options are less probable than this has none: what is left after a certain
@@ -154,7 +152,6 @@ class Expansion:
         best_distance, best_key = -1.0, None
         landed: Node | None = None
         for _ in range(1 + self._redraws):
-            given = node.avoid
             longest = self.draws.longest(node)
             limit = self._meter.share(min(longest, most or longest), count)
             work = self.draws.options(
@@ -195,13 +192,13 @@ class Expansion:
                 if first is not None:
                     landed = first
                     self._drop(option)
-                    node.elsewhere += option.tokens not in _tokens(node.avoid)
+                    node.elsewhere += not full and option.tokens not in node.avoid
                 elif distance > best_distance:
                     self._drop(best)
                     best, best_distance, best_key = option, distance, key
                 else:
                     self._drop(option)
-                if option.tokens in _tokens(given):
+                if any(option.tokens == sibling.tokens for sibling in work.siblings):
                     node.closed = True  # it was told to avoid this one: nothing else is left
                 self._taken(node, option)
             if grown:
@@ -247,7 +244,7 @@ class Expansion:
     def _taken(self, node: Node, option: Option) -> None:
         """`option` is not offered again below `node`, which may be full by now, or have nothing
         else to offer: another draw would cost its tokens, and say the same once more."""
-        if option.tokens not in _tokens(node.avoid) and not self.draws.torn(node, option):
+        if option.tokens not in node.avoid and not self.draws.torn(node, option):
             node.drawn(option)
         if (
             len(node.children) + node.elsewhere >= self._width.maximum(node)
@@ -280,12 +277,8 @@ class Expansion:
         tree.settle(node)
 
     def _block(self, node: Node) -> None:
-        node.blocked = node.pending > 0 and not node.open and not self._width.has_room(node)
+        node.blocked = node.pending > 0 and not node.open and self._width.room(node) is None
 
     def _drop(self, option: Option | None) -> None:
         if option is not None:
             self._outbox.append(Release(option.state))
-
-
-def _tokens(siblings: tuple[Sibling, ...]) -> Iterator[tuple[int, ...]]:
-    return (sibling.tokens for sibling in siblings)

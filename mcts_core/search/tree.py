@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import exp, inf
+from types import MappingProxyType
 from typing import Literal
 
 from mcts_core.search.work import Option, Sibling, State, TokenLogprob
@@ -20,12 +21,14 @@ Backup = Literal["mean", "max"]
 _LEAST_PRIOR = 1e-300
 """In place of probabilities that underflow."""
 
+_UNSCORED: Mapping[str, float] = MappingProxyType({})
+
 
 class Statistics:
     """What selection reads of every child, kept together in memory: a large tree does not fit into
     the processor's caches, and a node's other attributes would be read along with these."""
 
-    __slots__ = ("blocked", "likelihood", "solved", "value", "virtual", "visits")
+    __slots__ = ("blocked", "share", "solved", "value", "virtual", "visits")
 
 
 class Node(Statistics):
@@ -58,6 +61,7 @@ class Node(Statistics):
         "importance",
         "left",
         "length",
+        "likelihood",
         "logprob",
         "logprobs",
         "merged",
@@ -114,6 +118,8 @@ class Node(Statistics):
         own = sum([logprob.logprob for logprob in logprobs])
         self.likelihood = exp(own / len(logprobs)) if logprobs else 1.0
         """Geometric mean of the option's token probabilities: its prior before normalisation."""
+        self.share = self.likelihood
+        """`likelihood / (1 + visits)`: of its parent's bonus, by `puct`."""
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.length: int = len(tokens) if parent is None else parent.length + len(tokens)
         """Completion tokens from the root to here."""
@@ -121,7 +127,8 @@ class Node(Statistics):
         """Of the whole completion."""
         self.certainty = 1.0
         """How sure the policy was of what is claimed on the way here, in (0, 1]."""
-        self.scores: dict[str, float] = {}
+        self.scores: Mapping[str, float] = _UNSCORED
+        """By critic."""
         self.score: float | None = None
         """The critics' mixed score; None when no critic scored this state."""
         self.scored = 0
@@ -137,7 +144,7 @@ class Node(Statistics):
         value (virtual loss)."""
         self.merged = 0
         """Further draws that were too much like this option, or led to this state."""
-        self.children: list[Node] = []
+        self.children: tuple[Node, ...] = ()
         self.elsewhere = 0
         """Options that lead to states that other nodes stand for (`Transpositions`)."""
         self.open = 0
@@ -146,8 +153,8 @@ class Node(Statistics):
         """Draws in flight."""
         self.draws = 0
         """Options drawn so far; the next draw's index."""
-        self.avoid: tuple[Sibling, ...] = ()
-        """Options drawn already, for sampling without replacement (`drawn`)."""
+        self.avoid: dict[tuple[int, ...], Sibling] = {}
+        """Options drawn already, by their tokens, for sampling without replacement (`drawn`)."""
         self.left = 1.0
         """Probability of all other options together, under the distribution that draws follow."""
         self.priors = 0.0
@@ -213,7 +220,7 @@ class Node(Statistics):
 
     def drawn(self, option: Option) -> None:
         """Further draws avoid `option`."""
-        self.avoid = (*self.avoid, Sibling(option.tokens, option.draw_logprobs))
+        self.avoid[option.tokens] = Sibling(option.tokens, option.draw_logprobs)
         self.left -= exp(sum(option.draw_logprobs))
 
     def path(self) -> list[Node]:
@@ -305,10 +312,11 @@ class Tree:
         )
         if self.exact_priors:
             child.likelihood = max(_LEAST_PRIOR, exp(child.logprob - parent.logprob))
+            child.share = child.likelihood
         child.seconds = self._elapsed()
         self.nodes += 1
         self.depth = max(self.depth, child.depth)
-        parent.children.append(child)
+        parent.children = (*parent.children, child)
         parent.priors += child.likelihood
         if end is None:
             self.length = max(self.length, child.length)
@@ -361,10 +369,10 @@ class Tree:
         scored = [(node.score, node) for node in kept if node.score is not None]
         self.best = max(scored, key=lambda each: each[0])[1] if scored else None
         for node in pruned:
-            node.children = []  # so that none of them stands for a state any more
+            node.children = ()  # so that none of them stands for a state any more
             node.pruned = True
         self.pruned += pruned
-        parent.children = [child]
+        parent.children = (child,)
         parent.open = int(not child.solved)
         parent.closed = True
         self.settle(parent)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mcts_core.search.parameters import Width
 from mcts_core.search.tree import Node
+
+Room = Literal["first", "beside"]
+"""For another option: before anything below its parent grows, or in competition with that."""
 
 
 class AdaptiveWidth:
@@ -37,27 +42,22 @@ class AdaptiveWidth:
         low = (self._inner if node.parent is not None else self._root)[0]
         return max(1, low - node.taken)
 
-    def has_room(self, node: Node) -> bool:
-        """Whether another option may be drawn; draws in flight count as children."""
+    def room(self, node: Node) -> Room | None:
+        """Whether another option may be drawn; draws in flight count as children. "first": before
+        anything below `node` grows."""
         if node.closed:
-            return False
+            return None
         low, high = self._inner if node.parent is not None else self._root
         count = len(node.children) + node.elsewhere + node.pending  # `taken`, on the hot path
-        if count >= low:
-            if count >= high:
-                return False
-            if self._progressive:
-                return node.open > 0 or not node.pending
-            if count > self._alpha * node.importance:
-                return not (node.open or node.pending)
-        return True
-
-    def comes_first(self, node: Node) -> bool:
-        """Whether the room of `node` is to be filled before anything below it grows."""
-        if not self._progressive or not node.open:
-            return True
-        low = (self._inner if node.parent is not None else self._root)[0]
-        return node.taken < low
+        if count < low:
+            return "first"
+        if count >= high:
+            return None
+        if self._progressive and node.open:
+            return "beside"
+        if self._progressive or count > self._alpha * node.importance:
+            return None if node.open or node.pending else "first"
+        return "first"
 
 
 def _within(bounds: tuple[int, int], actions: int) -> tuple[int, int]:

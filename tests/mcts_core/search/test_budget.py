@@ -99,7 +99,7 @@ def test_what_the_budget_has_torn_off_is_no_step() -> None:
     assert world.spent == len(world.prompt) + 3
     (torn,) = tree.root.children
     assert (torn.end, len(torn.tokens)) == ("length", 3)
-    assert tree.root.avoid == (), "the line may still be drawn as a whole"
+    assert not tree.root.avoid, "the line may still be drawn as a whole"
     assert search.result.trajectories[0].finish_reason == "length"
     assert search.result.stop_reason == "tokens"
 

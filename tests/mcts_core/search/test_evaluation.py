@@ -248,7 +248,7 @@ def test_an_unfinished_end_is_worth_no_more_than_the_worst_seen() -> None:
     tree = new_tree()
     tree.low, tree.high = 0.2, 0.9
     cut = tree.add(tree.root, option("a"), "length", "mcts")
-    cut.scores["value"] = 0.95
+    cut.scores = {"value": 0.95}
     own.note(tree, cut)
     assert cut.score == 0.95
     assert own.value(tree, cut) == 0.2
@@ -257,11 +257,11 @@ def test_an_unfinished_end_is_worth_no_more_than_the_worst_seen() -> None:
 def test_importance_is_the_largest_step_from_the_node_to_a_child() -> None:
     own = evaluation({"value": 1.0})
     tree = new_tree()
-    tree.root.scores["value"] = 0.5
+    tree.root.scores = {"value": 0.5}
     own.note(tree, tree.root)
     for text, value in (("a", 0.4), ("b", 0.8), ("c", 0.6)):
         child = tree.add(tree.root, option(text), None, "mcts")
-        child.scores["value"] = value
+        child.scores = {"value": value}
         own.note(tree, child)
     assert tree.root.importance == pytest.approx(0.3)
 

@@ -21,7 +21,7 @@ def evaluation() -> Evaluation:
 
 def grown(tree: Tree, parent: Node, text: str, score: float, end: End | None = None) -> Node:
     node = tree.add(parent, option(text), end, "mcts")
-    node.scores["value"] = score
+    node.scores = {"value": score}
     evaluation().note(tree, node)
     backup(tree, node.path(), score)
     return node
@@ -106,7 +106,7 @@ def test_a_solved_rival_without_a_terminal_cannot_catch_up() -> None:
     for _ in range(50):
         backup(tree, rival.path(), 0.5)
     assert not readout.settled(tree, 0), "four rivals have as many visits as the leader"
-    tree.root.children[1:] = [rival]
+    tree.root.children = (tree.root.children[0], rival)
     assert readout.settled(tree, 0)
 
 

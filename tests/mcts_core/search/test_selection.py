@@ -7,7 +7,7 @@ import pytest
 
 from mcts_core.search.backup import backup
 from mcts_core.search.parameters import Select, Width
-from mcts_core.search.selection import RULES, Rule, Selection, puct, uct
+from mcts_core.search.selection import RULES, Rule, Selection, puct, stretched, uct
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.width import AdaptiveWidth
 from tests.mcts_core.search.test_tree import new_tree, option
@@ -27,6 +27,11 @@ def full(tree: Tree, values: dict[str, list[float]], logprob: float = -1.0) -> l
     return children
 
 
+def choose(rule: Rule, tree: Tree, c: float, *, solved: bool) -> Node | None:
+    """Among the root's children; no other can be drawn."""
+    return rule(tree.root, *stretched(tree, c), solved, False)
+
+
 def test_puct_is_normalised_mean_plus_prior_bonus() -> None:
     tree = new_tree()
     low, high = full(tree, {"a": [-3.0, -3.0], "b": [5.0]})
@@ -38,7 +43,7 @@ def test_puct_is_normalised_mean_plus_prior_bonus() -> None:
         for child in (low, high)
     ]
     expected = (low, high)[bounds.index(max(bounds))]
-    assert puct(tree, root, 1.5, False)[0] is expected
+    assert choose(puct, tree, 1.5, solved=False) is expected
 
 
 def test_uct_is_normalised_mean_plus_exploration() -> None:
@@ -47,42 +52,42 @@ def test_uct_is_normalised_mean_plus_exploration() -> None:
     gap = (often.value - rarely.value) / (tree.high - tree.low)
     worth = sqrt(log(tree.root.visits)) * (1 / sqrt(2) - 1 / sqrt(50))
     turn = gap / worth
-    assert uct(tree, tree.root, turn * 0.99, False)[0] is often
-    assert uct(tree, tree.root, turn * 1.01, False)[0] is rarely
+    assert choose(uct, tree, turn * 0.99, solved=False) is often
+    assert choose(uct, tree, turn * 1.01, solved=False) is rarely
 
 
 def test_the_scale_of_a_critic_does_not_change_the_choice() -> None:
-    for rule, _ in RULES.values():
+    for rule in RULES.values():
         chosen = []
         for scale, shift in ((1.0, 0.0), (1000.0, -70.0)):
             tree = new_tree()
             children = full(tree, {"a": [0.1 * scale + shift], "b": [0.7 * scale + shift]})
             tree.low, tree.high = shift, scale + shift
-            child, _ = rule(tree, tree.root, 1.0, False)
+            child = choose(rule, tree, 1.0, solved=False)
             assert child is not None
             chosen.append(children.index(child))
         assert chosen[0] == chosen[1]
 
 
-@pytest.mark.parametrize("rule", [rule for rule, _ in RULES.values()])
+@pytest.mark.parametrize("rule", RULES.values())
 def test_a_visit_in_flight_counts_as_the_worst(rule: Rule) -> None:
     tree = new_tree()
     good, fair = full(tree, {"a": [0.9, 0.9], "b": [0.8, 0.8]})
-    assert rule(tree, tree.root, 0.1, False)[0] is good
+    assert choose(rule, tree, 0.1, solved=False) is good
     good.virtual = 3
-    assert rule(tree, tree.root, 0.1, False)[0] is fair
+    assert choose(rule, tree, 0.1, solved=False) is fair
 
 
-@pytest.mark.parametrize("rule", [rule for rule, _ in RULES.values()])
+@pytest.mark.parametrize("rule", RULES.values())
 def test_solved_and_blocked_children_are_passed_over(rule: Rule) -> None:
     tree = new_tree()
     best, blocked, rest = full(tree, {"a": [1.0], "b": [0.9], "c": [0.1]})
     best.solved = True
     blocked.blocked = True
-    assert rule(tree, tree.root, 0.1, False)[0] is rest
-    assert rule(tree, tree.root, 0.1, True)[0] is best
+    assert choose(rule, tree, 0.1, solved=False) is rest
+    assert choose(rule, tree, 0.1, solved=True) is best
     rest.blocked = True
-    assert rule(tree, tree.root, 0.1, False)[0] is None
+    assert choose(rule, tree, 0.1, solved=False) is None
 
 
 def test_equal_values_of_the_whole_tree_leave_the_choice_to_the_prior() -> None:
@@ -93,7 +98,7 @@ def test_equal_values_of_the_whole_tree_leave_the_choice_to_the_prior() -> None:
         child = tree.add(tree.root, option(text, logprob), None, "mcts")
         child.blocked = False
         backup(tree, [tree.root, child], 0.5)
-    assert puct(tree, tree.root, 1.0, False)[0] is tree.root.children[1]
+    assert choose(puct, tree, 1.0, solved=False) is tree.root.children[1]
 
 
 def selection() -> Selection:

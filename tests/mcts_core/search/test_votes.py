@@ -21,7 +21,7 @@ def evaluation(critics: bool = True) -> Evaluation:
 def ballot(tree: Tree, text: str, score: float | None = None) -> Node:
     node = tree.add(tree.root, option(text), "stop", "mcts")
     if score is not None:
-        node.scores["value"] = score
+        node.scores = {"value": score}
         evaluation().note(tree, node)
     return node
 

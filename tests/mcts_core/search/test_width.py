@@ -25,17 +25,17 @@ def test_the_room_is_that_of_the_papers_formula(
     root.open = 1  # something else could be done
     allowed = max(low, min(int(alpha * importance) + 1, high))
     for count in range(high + 2):
-        assert width.has_room(root) == (count + pending < allowed)
-        root.children.append(root)
+        assert width.room(root) == ("first" if count + pending < allowed else None)
+        root.children = (*root.children, root)
 
 
 def test_a_node_whose_children_are_all_solved_may_grow_to_its_maximum() -> None:
     width = AdaptiveWidth(Width(root=(1, 3), alpha=0))
     tree = new_tree()
     tree.add(tree.root, option("a"), "stop", "mcts")
-    assert width.has_room(tree.root)
+    assert width.room(tree.root) == "first"
     tree.add(tree.root, option("b"), None, "mcts")
-    assert not width.has_room(tree.root)
+    assert width.room(tree.root) is None
 
 
 @given(
@@ -50,17 +50,17 @@ def test_progressive_width_goes_by_its_bounds_alone(
     low, high = bounds[0], bounds[0] + bounds[1]
     width = AdaptiveWidth(Width(root=(low, high), rule="progressive"))
     root = new_tree().root
-    root.children = [root] * children
+    root.children = (root,) * children
     root.open = children
     root.pending = pending
     root.importance = importance
     count = children + pending
     if children:
-        assert width.has_room(root) == (count < max(low, high))
-        assert width.comes_first(root) == (count < low)
+        beside = "beside" if count < high else None
+        assert width.room(root) == ("first" if count < low else beside)
     else:  # nothing else can be done; but draws in flight beyond the minimum are waited for
-        assert width.comes_first(root)
-        assert width.has_room(root) == (count < low or (count < high and not pending))
+        first = count < low or (count < high and not pending)
+        assert width.room(root) == ("first" if first else None)
 
 
 def test_a_node_wants_what_it_lacks_to_its_minimum_or_else_one() -> None:
@@ -88,10 +88,10 @@ def test_what_is_wanted_never_leads_beyond_the_maximum(
 ) -> None:
     width = AdaptiveWidth(Width(root=(bounds[0], bounds[0] + bounds[1])))
     root = new_tree().root
-    root.children = [root] * children
+    root.children = (root,) * children
     root.pending = pending
     root.importance = importance
-    if width.has_room(root):
+    if width.room(root) is not None:
         assert children + pending + width.wanted(root) <= width.maximum(root)
 
 
