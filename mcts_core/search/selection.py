@@ -16,12 +16,16 @@ from mcts_core.search.parameters import Select
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.width import AdaptiveWidth
 
+_ROUNDING = 1e-9
+"""Of a bonus. Bounds that are the same may differ by it: those of an only child and of a new option
+beside it often are, and then the child is followed."""
+
 Rule = Callable[[Node, float, float, bool, bool], Node | None]
 """The child of `node` with the highest bound; of equals the one that was drawn first.
 
 Given the lowest value of the tree, which is that of a visit in flight, and what the bonus is
 multiplied by. With the first flag solved children take part, too; with the second a new option
-competes, worth what its siblings were on average when they were new. None when that has the highest
+competes, worth what its siblings were on average when they were new. None when that has a higher
 bound, or when there is nothing to choose."""
 
 
@@ -34,9 +38,10 @@ def puct(node: Node, low: float, scale: float, solved: bool, room: bool) -> Node
     bonus = scale * sqrt(node.visits + node.virtual)
     best: Node | None = None
     best_bound = -inf
+    new_bound = -inf
     if room:
         mean = node.scores_below / node.scored if node.scored else low
-        best_bound = mean + bonus / (1 + node.taken)
+        new_bound = mean + bonus / (1 + node.taken) - _ROUNDING * scale
     if priors := node.priors:
         bonus /= priors
     for child in node.children:
@@ -56,7 +61,7 @@ def puct(node: Node, low: float, scale: float, solved: bool, room: bool) -> Node
             bound = low + bonus * child.share
         if bound > best_bound:
             best, best_bound = child, bound
-    return best
+    return best if best_bound >= new_bound else None
 
 
 def uct(node: Node, low: float, scale: float, solved: bool, room: bool) -> Node | None:
@@ -65,9 +70,10 @@ def uct(node: Node, low: float, scale: float, solved: bool, room: bool) -> Node 
     explore = log(max(1, node.visits + node.virtual))
     best: Node | None = None
     best_bound = -inf
+    new_bound = -inf
     if room:
         mean = node.scores_below / node.scored if node.scored else low
-        best_bound = mean + scale * sqrt(explore / (1 + node.taken))
+        new_bound = mean + scale * (sqrt(explore / (1 + node.taken)) - _ROUNDING)
     for child in node.children:
         if child.solved:
             if not solved or not child.visits:
@@ -82,7 +88,7 @@ def uct(node: Node, low: float, scale: float, solved: bool, room: bool) -> Node 
         bound = mean + scale * sqrt(explore / taken)
         if bound > best_bound:
             best, best_bound = child, bound
-    return best
+    return best if best_bound >= new_bound else None
 
 
 def stretched(tree: Tree, c: float) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from math import log, sqrt
 from typing import Literal
 
@@ -121,6 +122,22 @@ def test_a_new_option_competes_with_those_that_are_there(name: Literal["puct", "
     for _ in range(8):
         backup(tree, [tree.root, good], 0.1)  # it has disappointed
     assert selection.select(tree) == [tree.root]
+
+
+def test_an_only_child_is_followed_before_an_option_of_the_same_worth_is_drawn() -> None:
+    """Its share of the bonus is all of it, as is the new option's: both bounds are the same, but
+    for their rounding."""
+    chance = random.Random(0)
+    for _ in range(300):
+        selection = Selection(
+            Select(c=chance.random()), AdaptiveWidth(Width(root=(1, 9), rule="progressive"))
+        )
+        tree = new_tree()
+        score = chance.random()
+        (child,) = full(tree, {"a": [score]}, -chance.expovariate(1.0))
+        tree.root.closed = False
+        child.rate(score)
+        assert selection.select(tree) == [tree.root, child]
 
 
 def test_a_preferred_terminal_absorbs_a_visit_and_the_path_goes_elsewhere() -> None:
