@@ -140,6 +140,7 @@ def test_whatever_happens_the_tree_stays_consistent(
         if node.end == "stop":
             assert not node.children, "a terminal is absorbing"
             assert node in tree.terminals
+        assert node.share == node.likelihood / (1 + node.visits)
         if node.visits:
             assert tree.low - 1e-9 <= node.value <= tree.high + 1e-9
             below = [child.value for child in node.children if child.visits]
