@@ -154,6 +154,9 @@ class _Written:
     def expire(self, unfinished: Sequence[tuple[Work, Extended]]) -> None:
         self.result = SearchFailed("deadline", "a workload has no deadline")
 
+    def close(self) -> None:
+        self._plan.close()
+
     def _go_on(self, outcomes: list[Outcome] | None) -> Sequence[Work]:
         try:
             self._awaited = list(

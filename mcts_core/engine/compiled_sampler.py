@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+from array import array
 from collections.abc import Sequence
 
 import torch
@@ -48,12 +48,10 @@ class CompiledSampler:
             each.noise, each.greedy, each.temperature = draw.noise, draw.greedy, temperature(draw)
             each.top_k, each.top_p, each.min_p = sampling.top_k, sampling.top_p, sampling.min_p
             if draw.factors:
-                count = len(draw.factors)
-                taken = (ctypes.c_int64 * count)(*draw.factors)
-                factors = (ctypes.c_double * count)(*draw.factors.values())
+                taken, factors = array("q", draw.factors), array("d", draw.factors.values())
                 held += (taken, factors)
-                each.taken, each.factors = ctypes.addressof(taken), ctypes.addressof(factors)
-                each.taken_count = count
+                each.taken, each.taken_count = taken.buffer_info()
+                each.factors, _ = factors.buffer_info()
         self._library.draw(asked, len(rows[0]))
         first = self._tops(rows, draws)
         return [

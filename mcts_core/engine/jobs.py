@@ -104,6 +104,7 @@ class Jobs:
                 continue
             outcome = self._resume(job)
             if outcome is not None:
+                job.close()
                 done.append((job, outcome))
         return done
 
@@ -129,6 +130,10 @@ class Jobs:
         self.seating.drop(session)
         self.scoring.drop(session)
         self._awake = deque(job for job in self._awake if job.session is not session)
+        for job in session.jobs:
+            for wait in job.waits:
+                wait.waiters.clear()  # all of them are jobs and runs of this request
+            job.close()
 
     def _resume(self, job: Job) -> Outcome | None:
         """Takes a job to its next open wait, or to its outcome."""
@@ -147,21 +152,22 @@ class Jobs:
                 _log.exception("work failed")
                 return Failed("internal", f"{type(job.work).__name__}: {error}", job.cost)
             if not all(wait.settled for wait in job.waits):
-                self._wait(job, job.waits)
+                self._wait(job)
                 return None
 
-    def _wait(self, job: Job, waits: Sequence[Pending]) -> None:
-        """Wakes the job when all is there, or with the first failure. `waits` may grow."""
+    def _wait(self, job: Job) -> None:
+        """Wakes the job when all that it waits for is there, which may grow, or with the first
+        failure."""
         woken = False
 
         def wake() -> None:
             nonlocal woken
-            failed = any(wait.failure is not None for wait in waits)
-            if not woken and (failed or all(wait.settled for wait in waits)):
+            failed = any(wait.failure is not None for wait in job.waits)
+            if not woken and (failed or all(wait.settled for wait in job.waits)):
                 woken = True
                 self._awake.append(job)
 
-        for wait in waits:
+        for wait in job.waits:
             if not wait.settled:
                 wait.waiters.append(wake)
 
@@ -235,6 +241,7 @@ class Jobs:
         yield [seat]
         decode = self._decode(job, parent, work, draws=(work.key[1],), actions=work.actions)
         run = self.seating.extend(job, parent, seat, ROLLOUT, decode, compute_last=False)
+        job.runs = run.family
         yield [run]
         assert decode.finish is not None
         state = NodeState(run.tokens, parent, parent.prompt_length)

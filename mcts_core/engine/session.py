@@ -56,12 +56,13 @@ class Session:
     ended: bool = False
 
     def release(self) -> None:
-        """Gives back all that it holds in the models, tensors included, whoever keeps hold of the
+        """Gives back all that it holds, tensors and tree included, whoever keeps hold of the
         session itself or of its search."""
         for state in tuple(self.states):
             state.release()
         self.jobs.clear()
         self.ledger.release_all()
+        self.search.close()
 
     def emit(self, event: Event) -> None:
         """The listener hears of it at the end of the step."""
@@ -82,4 +83,13 @@ class Job:
     waits: Sequence[Pending] = ()
     """What it waits for now."""
     runs: list[Run] = field(default_factory=list)
-    """The runs that draw its options."""
+    """The runs that draw its tokens."""
+
+    def close(self) -> None:
+        """It is done, or nobody waits for it any more. Jobs and runs know each other: they are
+        freed at once, with the tensors that they hold, if they let go of each other."""
+        if self.steps is not None:
+            self.steps.close()
+        self.steps = None
+        self.waits = ()
+        self.runs.clear()

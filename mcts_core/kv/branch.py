@@ -148,6 +148,7 @@ class Branch:
         """Gives all blocks back; harmless when done twice."""
         self.truncate(0)
         self._ledger.branches.discard(self)
+        self.give_up = None
 
     def own(self) -> list[int]:
         """The blocks that no other branch refers to and nobody finds later."""

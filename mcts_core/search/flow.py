@@ -69,6 +69,14 @@ def gather(many: Sequence[Steps[T]]) -> Steps[list[T]]:
     return [results[index] for index in range(len(many))]
 
 
+def _nothing(_in_flight: int) -> None:
+    return None
+
+
+def _unheard(_failed: Failed) -> None:
+    return None
+
+
 class _Flight:
     """One generator under way and the outcomes that it waits for."""
 
@@ -149,11 +157,14 @@ class Flow:
         return outcomes
 
     def close(self) -> None:
-        """Ends everything in flight; outcomes that arrive later are not waited for."""
+        """Ends everything in flight; outcomes that arrive later are not waited for, and nothing
+        more is begun. Lets go of whom it told, who holds it."""
         for flight in self._queue:
             flight.steps.close()
         self._queue.clear()
         self._waiting.clear()
+        self._next = _nothing
+        self._failed = _unheard
 
     def _fill(self, issued: list[Work]) -> None:
         while (steps := self._next(len(self._queue))) is not None:

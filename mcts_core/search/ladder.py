@@ -26,7 +26,6 @@ class Ladder:
     """
 
     __slots__ = (
-        "_enough",
         "_evaluation",
         "_expansion",
         "_max_tokens",
@@ -44,21 +43,25 @@ class Ladder:
         evaluation: Evaluation,
         meter: Meter,
         outlook: Outlook,
-        enough: Callable[[Tree], bool],
     ) -> None:
-        """`enough`: whether what was found is so good that nothing more is to be."""
         self._parameters = parameters
         self._max_tokens = max_tokens
         self._expansion = expansion
         self._evaluation = evaluation
         self._meter = meter
         self._outlook = outlook
-        self._enough = enough
         self.fallback: Fallback | None = None
         """The last rung that was taken."""
 
-    def descend(self, tree: Tree, reason: FallbackReason, rungs: Sequence[Rung]) -> Steps[None]:
-        """Takes one rung after the other until there is a terminal that was not there before."""
+    def descend(
+        self,
+        tree: Tree,
+        reason: FallbackReason,
+        rungs: Sequence[Rung],
+        enough: Callable[[Tree], bool],
+    ) -> Steps[None]:
+        """Takes one rung after the other until there is a terminal that was not there before.
+        `enough`: whether what was found is so good that nothing more is to be."""
         found = len(tree.terminals)
         self._evaluation.rollouts = False
         self._meter.settled = True
@@ -80,7 +83,7 @@ class Ladder:
             if rung == "beam" and reason == "budget" and self._outlook.lone(tree, starts[0]):
                 yield from attempt(self._path(tree))
             elif rung == "beam":
-                yield from attempt(self._beam(tree, starts, width))
+                yield from attempt(self._beam(tree, starts, width, enough))
             else:
                 yield from attempt(self._sample(tree, starts))
             if len(tree.terminals) > found:
@@ -104,11 +107,13 @@ class Ladder:
             if not (yield from self._expansion.grow(tree, state, 1, "beam", most)):
                 barren.add(state)
 
-    def _beam(self, tree: Tree, starts: Sequence[Node], width: int) -> Steps[None]:
+    def _beam(
+        self, tree: Tree, starts: Sequence[Node], width: int, enough: Callable[[Tree], bool]
+    ) -> Steps[None]:
         meter, outlook = self._meter, self._outlook
 
         def plan(states: Sequence[Node]) -> tuple[int, int, int] | None:
-            if self._enough(tree) or meter.used_up:
+            if enough(tree) or meter.used_up:
                 return None
             if tree.finished and outlook.finishing(tree, states[0]):
                 return None

@@ -163,6 +163,10 @@ class Search(Protocol):
         continued.
         """
 
+    def close(self) -> None:
+        """Whatever it is at: nothing is asked of it any more but its `result`. What it has grown is
+        freed at once, and not left to Python's collector of cycles."""
+
     @property
     def progress(self) -> Progress:
         """How far it is; cheap."""

@@ -379,6 +379,16 @@ class Tree:
         self.length = max(node.length for node in self.walk() if node.end is None)
         return pruned
 
+    def dissolve(self) -> None:
+        """The nodes let go of each other, in both directions: a tree of cycles is freed only when
+        Python's collector comes, which then takes as long as all such trees need together."""
+        stack = [self.root, *self.pruned]
+        while stack:
+            node = stack.pop()
+            stack += node.children
+            node.children = ()
+            node.parent = None
+
     def walk(self) -> Iterator[Node]:
         """Every node, parents before their children."""
         stack = [self.root]

@@ -4,8 +4,10 @@ holds KV for one that has gone."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +151,43 @@ async def test_closing_the_generator_gives_everything_back(model: served.ServedM
     with pytest.raises(asyncio.CancelledError):
         await task
     await idle(model)
+
+
+@pytest.mark.parametrize(
+    ("method", "way"),
+    [
+        *((method, "to its end") for method in ("mcts", "beam", "best_first", "best_of_n", "dvts")),
+        *(("mcts", way) for way in ("deadline", "cancelled")),
+    ],
+)
+async def test_a_search_leaves_nothing_to_the_collector(
+    model: served.ServedModel, method: str, way: str
+) -> None:
+    """A tree of cycles would hold its memory, and its tensors the device's, until the collector
+    came; and that would stop all requests for as long as all such trees need."""
+    preset = model.preset.model_copy(update={"method": method})
+    await ask(model, query(model, search=preset))  # what is made once is made
+    await idle(model)
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        if way == "to its end":
+            await ask(model, query(model, search=preset))
+        else:
+            asked = endless(model, **({"deadline_ms": 200} if way == "deadline" else {}))
+            asked = replace(asked, search=asked.search.model_copy(update={"method": method}))
+            task = asyncio.create_task(ask(model, asked))
+            await asyncio.wait([task], timeout=0.2)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await idle(model)
+        gc.collect()
+        left = Counter(type(each).__name__ for each in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.collect()
+    assert not {"Node", "Tree", "Job", "Run", "NodeState", "Tensor"} & left.keys(), left
 
 
 async def test_a_deadline_returns_what_there_is(model: served.ServedModel) -> None:

@@ -75,7 +75,6 @@ class TreeSearch(ABC):
             self._evaluation,
             self._meter,
             outlook,
-            self.good_enough,
         )
         self._commitment: Commitment | None = None
         if parameters.commits(task.n):
@@ -182,6 +181,12 @@ class TreeSearch(ABC):
     def result(self) -> SearchResult | SearchFailed | None:
         return self._result
 
+    def close(self) -> None:
+        self._flow.close()
+        if self._tree is not None:
+            self._tree.dissolve()
+        self._tree = self._chosen = None
+
     def _next(self, in_flight: int) -> Steps[None] | None:
         """What `Flow` begins next."""
         full, self._full = self._full, 0
@@ -274,7 +279,7 @@ class TreeSearch(ABC):
         cannot_go_on = stop in ("kv_exhausted", "critic_error")
         if cannot_go_on or not tree.terminals:
             allowed = [rung for rung in self._task.parameters.fallback if rung in self.rungs]
-            yield from self._ladder.descend(tree, _fallback_reason(stop), allowed)
+            yield from self._ladder.descend(tree, _fallback_reason(stop), allowed, self.good_enough)
         chosen = self.choose(tree)
         unscored = [node for node in chosen if self._evaluation.missing(node)]
         if unscored:

@@ -62,6 +62,9 @@ class Scripted:
         self.unfinished = list(unfinished)
         self.result = SearchFailed("deadline", "too late")
 
+    def close(self) -> None:
+        self._plan.close()
+
     @property
     def progress(self) -> Progress:
         return Progress(0, None)

@@ -77,9 +77,7 @@ class Dive:
         evaluation = Evaluation(asked, meter, outlook, outbox)
         width = AdaptiveWidth(parameters.width)
         expansion = Expansion(asked, width, evaluation, meter, outlook, outbox)
-        self.ladder = Ladder(
-            parameters, 200, expansion, evaluation, meter, outlook, lambda tree: False
-        )
+        self.ladder = Ladder(parameters, 200, expansion, evaluation, meter, outlook)
         self.tree = new_tree()
         options = (option("a" * 10), option("b" * 10))
         meter.commit(Open(()), Extended(options, spent=20))
@@ -93,7 +91,7 @@ class Dive:
     def run(self, *scores: float) -> list[str]:
         """Below which paths options of 10 tokens are drawn that are worth so much, one after the
         other; the last one ends its trajectory."""
-        steps = self.ladder.descend(self.tree, "budget", ["beam"])
+        steps = self.ladder.descend(self.tree, "budget", ["beam"], lambda tree: False)
         places: list[str] = []
         (work,) = next(steps)
         for index, score in enumerate(scores):
