@@ -163,6 +163,7 @@ def cost(parameters: SearchParameters, size: int, repeat: int) -> float:
         search = begin(parameters, 2 * high)  # so that its end, with the readout, is not timed
         gc.collect()
         began, ended = grow(search, evaluator, [low, high])
+        search.close()  # as the engine does
         found.append((ended - began) / (high - low))
     return statistics.median(found)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import gc
 
-_YOUNG = 20_000
-"""New objects before the collector comes; Python's default is 700. Those of a tree stay, and each
-would be looked at twice in vain before it counts as old."""
+_YOUNG = 100_000
+"""New objects, less those that were freed, before the collector comes; Python's default is 700.
+Searches leave no cycles behind (`Search.close`), so that it looks in vain at all that lives, while
+every request waits. Fewer than so many are alive in most servers' trees together."""
 
 
 def settle() -> None:

@@ -27,7 +27,7 @@ class Claims:
         """Of the most doubtful claim on the way to `node`, in (0, 1]; its parent's is known. What a
         `whole` rest of a trajectory claims is not told from what it chooses."""
         parent = node.parent
-        if parent is None:
+        if parent is None or not self._after:
             return 1.0
         if whole or not parent.text.endswith(self._after):
             return parent.certainty
@@ -35,7 +35,7 @@ class Claims:
 
     def settled(self, node: Node) -> bool:
         """Whether a claim below `node` is believed: what else could be drawn there is an error."""
-        if not node.text.endswith(self._after):
+        if not self._after or not node.text.endswith(self._after):
             return False
         drawn = sum([exp(child.logprob - node.logprob) for child in node.children])
         return drawn >= self._least

@@ -31,7 +31,24 @@ class Statistics:
     __slots__ = ("blocked", "share", "solved", "value", "virtual", "visits")
 
 
-class Node(Statistics):
+class Passage(Statistics):
+    """What selection and backup read of every node that they pass, likewise."""
+
+    __slots__ = (
+        "children",
+        "closed",
+        "elsewhere",
+        "importance",
+        "likelihood",
+        "open",
+        "parent",
+        "pending",
+        "priors",
+        "total",
+    )
+
+
+class Node(Passage):
     """A state: the prompt and the options so far.
 
     Children that are drawn together have their own evaluation as a visit each, but are one visit
@@ -48,29 +65,20 @@ class Node(Statistics):
     __slots__ = (
         "avoid",
         "certainty",
-        "children",
-        "closed",
         "cut",
         "depth",
         "draws",
-        "elsewhere",
         "embedding",
         "end",
         "finished",
         "id",
-        "importance",
         "left",
         "length",
-        "likelihood",
         "logprob",
         "logprobs",
         "merged",
-        "open",
         "origin",
-        "parent",
         "partial",
-        "pending",
-        "priors",
         "pruned",
         "score",
         "scored",
@@ -80,7 +88,6 @@ class Node(Statistics):
         "state",
         "text",
         "tokens",
-        "total",
     )
 
     def __init__(
