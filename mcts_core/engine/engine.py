@@ -305,7 +305,7 @@ class Engine:
             run.tally.computed += count
             run.charge(rows.start + count)
             if finite is None or all(finite[at:end]):
-                run.computed(rows.start, rows.ends, hidden, logits, at)
+                run.computed(rows.start, rows.ends, hidden, logits, at, resident.logits)
                 self._seating.share(run)
             else:
                 self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 
 import psutil
@@ -11,8 +12,9 @@ import torch
 
 from mcts_core.engine.resident import Resident
 from mcts_core.engine.sampler import Draw, sample
+from mcts_core.engine.seating import POLICY, ROLLOUT
 from mcts_core.kv.branch import Branch, Ledger
-from mcts_core.kv.sizing import CPU_TOKENS, SHARES, pool_blocks
+from mcts_core.kv.sizing import CPU_TOKENS, LOGITS_SHARE, SHARES, pool_blocks
 from mcts_core.models.decoder import Rows
 from mcts_core.search.work import Sampling
 
@@ -39,7 +41,7 @@ def fit_pools(
 
     def blocks(reserved: int) -> int:
         return pool_blocks(
-            {name: resident.storage.bytes_per_token for name, resident in residents.items()},
+            {name: _bytes_per_token(name, resident) for name, resident in residents.items()},
             free=free,
             reserved=reserved,
             share=SHARES[device.type] if share is None else share,
@@ -59,6 +61,12 @@ def fit_pools(
     for resident in residents.values():
         resident.resize(count)
         resident.prepare()
+
+
+def _bytes_per_token(name: str, resident: Resident) -> int:
+    """Of its KV, and of the logits that are kept beside."""
+    share = LOGITS_SHARE if name in (POLICY, ROLLOUT) else 0.0
+    return ceil(resident.storage.bytes_per_token * (1 + share))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from mcts_core.attention.interface import CHUNK_TOKENS, VECTOR_ROWS, Reads
+from mcts_core.engine.kept_logits import KeptLogits
 from mcts_core.kv.blocks import BlockPool
 from mcts_core.kv.branch import Branch, Copies
 from mcts_core.kv.storage import KVStorage
@@ -43,6 +44,8 @@ class Resident:
         self.heads = dict(heads)
         self.pool = BlockPool(blocks, block_size)
         self.storage = KVStorage(blocks, block_size, dtype, device)
+        self.logits = KeptLogits(self.storage)
+        """Of its states."""
         self.reads = Reads()
         """Of all forwards since the start."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mcts_core.engine.decode import Decode
+from mcts_core.engine.kept_logits import KeptLogits
 from mcts_core.engine.pending import Pending
 from mcts_core.engine.state import NodeState, Seat
 from mcts_core.kv.branch import Branch
@@ -48,7 +49,7 @@ class Run(Pending):
     found: bool = False
     """It began with KV that was found by its prompt's beginning."""
     evicted: Sequence[Seat] = ()
-    """Seats on the way whose KV is computed again, and given back to them."""
+    """Seats on the way whose KV or logits are computed again, and given back to them."""
     seat: Seat | None = None
     """Of the state that it has come to by decoding."""
     embedded: int | None = None
@@ -136,19 +137,22 @@ class Run(Pending):
         hidden: torch.Tensor,
         logits: Sequence[torch.Tensor | None],
         first: int,
+        kept: KeptLogits,
     ) -> None:
         """Takes over what the forward gave for the wanted tokens (`ends`, as `wanted` said). Theirs
         are the rows from `first` of what it gave for the whole batch: hidden states `[rows,
-        hidden]`, of which most steps want none, and logits."""
+        hidden]`, of which most steps want none, and logits; those of states go to `kept`."""
         last = first + len(ends) - 1
         rows = {start + end + 1: row for row, end in enumerate(ends, first)}
         if self.evicted:
-            self._restore({length: logits[row] for length, row in rows.items()})
+            self._restore({length: logits[row] for length, row in rows.items()}, kept)
         if self.decode is None:
             for seat in self.seats:
                 if start < seat.length <= self.branch.length:
-                    row, branch = rows[seat.length], self.branch.fork(seat.length)
-                    seat.occupy(branch, hidden[row].clone(), _copy(logits[row]))
+                    row = rows[seat.length]
+                    seat.occupy(self.branch.fork(seat.length), hidden[row].clone())
+                    if not seat.released:
+                        kept.keep(seat, logits[row])
             if not self.remaining:
                 self.branch.release()
                 self.settle()
@@ -162,18 +166,16 @@ class Run(Pending):
                 self.decode.logits = logits[last]
             else:
                 self.seat = Seat(length=len(self.tokens))
-                self.seat.occupy(self.branch, hidden[last].clone(), _copy(logits[last]))
+                self.seat.occupy(self.branch, hidden[last].clone())
+                kept.keep(self.seat, logits[last])
                 self.settle()
 
-    def _restore(self, logits: Mapping[int, torch.Tensor | None]) -> None:
+    def _restore(self, logits: Mapping[int, torch.Tensor | None], kept: KeptLogits) -> None:
         """Gives evicted seats what was computed again; `logits` by their lengths."""
         there = [seat for seat in self.evicted if seat.length <= self.branch.length]
         self.evicted = [seat for seat in self.evicted if seat not in there]
         for seat in there:
             if seat.evicted:
-                seat.restore(self.branch.fork(seat.length), _copy(logits[seat.length]))
-
-
-def _copy(row: torch.Tensor | None) -> torch.Tensor | None:
-    """A row of its own, so that a state does not keep the whole batch's tensor."""
-    return None if row is None else row.clone()
+                seat.restore(self.branch.fork(seat.length))
+            if seat.branch is not None:
+                kept.keep(seat, logits[seat.length])

@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import torch
+
 from mcts_core.engine.decode import Decode
 from mcts_core.engine.pending import WorkFailed
 from mcts_core.engine.resident import Resident
@@ -102,16 +104,24 @@ class Seating:
 
     def attach(self, run: Run) -> None:
         """Gives a run the KV that is there already: that of the nearest ancestor that has some, or
-        else what earlier prompts have in common with its own."""
+        else what earlier prompts have in common with its own. A draw from a state whose logits are
+        not kept computes its last token again."""
         run.branch.release()
         run.seats = [seat for seat in run.seats if not seat.settled]
         run.evicted = evicted = []
         run.found = False
-        seat: Seat | None = None
+        logits: torch.Tensor | None = None
         for state in run.origin.ancestry():
             seat = state.seats.get(run.model)
             if seat is not None and seat.branch is not None:
-                run.branch = seat.branch.fork()
+                drawing = run.decode is not None and seat.length == len(run.tokens)
+                if drawing:
+                    logits = self._residents[run.model].logits.take(seat)
+                if drawing and logits is None:
+                    run.branch = seat.branch.fork(seat.length - 1)
+                    evicted.append(seat)
+                else:
+                    run.branch = seat.branch.fork()
                 break
             if seat is not None and seat.evicted:
                 evicted.append(seat)
@@ -119,7 +129,7 @@ class Seating:
             run.branch = self._beginning(run)
             run.found = True
         if run.decode is not None:
-            run.decode.logits = None if run.remaining or seat is None else seat.logits
+            run.decode.logits = logits
 
     def count(self, run: Run) -> None:
         """Counts what a run has begun with: KV that is there need not be computed."""

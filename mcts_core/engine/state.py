@@ -11,12 +11,12 @@ from mcts_core.engine.pending import Pending
 from mcts_core.kv.branch import Branch
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Seat(Pending):
     """A state's place in one model. Settled once the state's last token was computed there.
 
-    Its KV may be evicted when the pool is full, and its logits with it, which can be larger than
-    that: both are computed again when something goes on from the state. The hidden state stays.
+    Its KV may be evicted when the pool is full, and its logits with it, or alone (`KeptLogits`):
+    they are computed again when something goes on from the state. The hidden state stays.
     """
 
     length: int = 0
@@ -26,19 +26,19 @@ class Seat(Pending):
     hidden: torch.Tensor | None = None
     """[hidden] of the last token, after the final norm."""
     logits: torch.Tensor | None = None
-    """[vocabulary] after the last token; None in a model without a language head, and while its KV
-    is evicted."""
+    """[vocabulary] after the last token; None in a model without a language head, and while they,
+    or its KV, are evicted."""
     scores: dict[str, float] = field(default_factory=dict)
     """By critic, as far as they were asked."""
     released: bool = False
 
-    def occupy(self, branch: Branch, hidden: torch.Tensor, logits: torch.Tensor | None) -> None:
+    def occupy(self, branch: Branch, hidden: torch.Tensor) -> None:
         """The state is computed: `branch` holds its KV from now on."""
         if self.released:
             branch.release()
         else:
             self.hidden = hidden
-            self.restore(branch, logits)
+            self.restore(branch)
         self.settle()
 
     @property
@@ -46,10 +46,10 @@ class Seat(Pending):
         """Whether it was computed and has no KV now."""
         return self.branch is None and self.hidden is not None
 
-    def restore(self, branch: Branch, logits: torch.Tensor | None) -> None:
+    def restore(self, branch: Branch) -> None:
         """`branch` holds the state's KV."""
         assert self.branch is None
-        self.branch, self.logits = branch, logits
+        self.branch = branch
         branch.give_up = self.evict
 
     def evict(self) -> None:

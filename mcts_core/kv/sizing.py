@@ -8,6 +8,10 @@ SHARES = {"cuda": 0.9, "cpu": 0.5}
 """By kind of device: the share of the free memory that the pools take unless it is said otherwise.
 The same 0.9 as vLLM's `gpu_memory_utilization`; a CPU's memory is not the server's alone."""
 
+LOGITS_SHARE = 1 / 16
+"""Of the bytes of a pool whose model draws tokens: so much is left beside it for the logits of
+states, and they take no more."""
+
 CPU_TOKENS = 65_536
 """A CPU's pools are no larger than this, or than one context: it would be long in filling them."""
 
