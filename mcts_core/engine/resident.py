@@ -54,6 +54,12 @@ class Resident:
         its computation may begin with what others have computed."""
         return tokens - tokens % lcm(self.pool.block_size, CHUNK_TOKENS)
 
+    @staticmethod
+    def before_last(tokens: int) -> int:
+        """How many of a sequence's tokens must be there for its last one to be computed again with
+        the same bits: all before it, or before its tile if it is the last of one."""
+        return tokens - (1 if tokens % CHUNK_TOKENS else CHUNK_TOKENS)
+
     def resize(self, blocks: int) -> None:
         """A new, empty pool of so many blocks. Raises `ValueError` while one is held."""
         if self.pool.held:

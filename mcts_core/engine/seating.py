@@ -114,11 +114,12 @@ class Seating:
         for state in run.origin.ancestry():
             seat = state.seats.get(run.model)
             if seat is not None and seat.branch is not None:
+                resident = self._residents[run.model]
                 drawing = run.decode is not None and seat.length == len(run.tokens)
                 if drawing:
-                    logits = self._residents[run.model].logits.take(seat)
+                    logits = resident.logits.take(seat)
                 if drawing and logits is None:
-                    run.branch = seat.branch.fork(seat.length - 1)
+                    run.branch = seat.branch.fork(resident.before_last(seat.length))
                     evicted.append(seat)
                 else:
                     run.branch = seat.branch.fork()

@@ -14,7 +14,7 @@ from mcts_core.query import Reply
 from mcts_core.search.work import Account, Outcome
 from tests.mcts_core.engine.harness import Running
 from tests.mcts_core.engine.plans import facts
-from tests.mcts_core.engine.test_preemption import bushy
+from tests.mcts_core.engine.test_preemption import LONG, bushy
 
 CPU = torch.device("cpu")
 
@@ -65,13 +65,15 @@ def test_the_room_is_a_share_of_the_pool_in_use() -> None:
     assert all(seat.logits is not None for seat in seats), "a pool twice as large has room for 250"
 
 
-@pytest.mark.parametrize("states", [0, 3])
+@pytest.mark.parametrize(("states", "prompt"), [(0, 32), (0, 37), (3, 48)])
 def test_a_tree_grows_as_if_all_were_kept_and_pays_no_more(
-    monkeypatch: pytest.MonkeyPatch, states: int
+    monkeypatch: pytest.MonkeyPatch, states: int, prompt: int
 ) -> None:
+    """Prompts that end with a tile of attention, too: their last token is computed with it."""
+
     def grown() -> tuple[list[object], Account]:
         running, found = Running(), list[Outcome]()
-        (answer,) = running.run(bushy(found, 5))
+        (answer,) = running.run(bushy(found, 5, LONG[:prompt]))
         running.idle()
         running.close()
         assert isinstance(answer[-1], Reply)
