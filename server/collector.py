@@ -8,7 +8,7 @@ import gc
 _YOUNG = 100_000
 """New objects, less those that were freed, before the collector comes; Python's default is 700.
 Searches leave no cycles behind (`Search.close`), so that it looks in vain at all that lives, while
-every request waits. Fewer than so many are alive in most servers' trees together."""
+every request waits."""
 
 
 def settle() -> None:

@@ -15,7 +15,8 @@ _LEAST = 64
 
 
 class KeptLogits:
-    """Rows `[vocabulary]` of one model, in no more than `LOGITS_SHARE` of its KV's memory.
+    """Rows `[vocabulary]` of one model, in no more than `LOGITS_SHARE` of its KV's memory,
+    or `_LEAST` of them where that is less.
 
     A row of a large vocabulary takes more than the KV of a whole option, and most states are never
     drawn from. Those that were made or drawn from longest ago lose theirs; their last token is
