@@ -7,10 +7,9 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
-#include <tuple>
-#include <utility>
 #include <vector>
 
 extern "C" {
@@ -38,10 +37,15 @@ namespace {
 constexpr int64_t RUN = 256;            // tokens whose probabilities are added up together
 constexpr double NOTHING_LEFT = 1e-6;  // probability below which there is no new option
 
+struct Weighed {
+    float weight;
+    int64_t token;
+};
+
 struct Scratch {
     std::vector<float> weights;  // exp(x - peak)
     std::vector<double> runs;    // sums of RUN weights
-    std::vector<int64_t> order;
+    std::vector<Weighed> heaviest;
 };
 
 double sum(const float *weights, int64_t count) {
@@ -61,53 +65,106 @@ double add_runs(Scratch &scratch, int64_t vocabulary) {
     return total;
 }
 
-// Fills weights with exp((logits - their peak) / temperature) and runs with their sums; returns the
-// peak and the sum, which are not finite if a logit is NaN or infinite, or all are -infinite.
-std::pair<float, double> soften(const float *logits, int64_t vocabulary, float temperature,
-                                Scratch &scratch) {
-    const V never = all(-std::numeric_limits<float>::infinity());
-    V highest = never;
-    for (int64_t at = 0; at < vocabulary; at += LANES)
-        highest = most(highest, load_some(logits + at, lanes(vocabulary - at), never));
-    const float peak = most_of(highest);
-    const V top = all(peak), cold = all(1.0f / temperature);
-    scratch.weights.resize((vocabulary + LANES - 1) / LANES * LANES);
-    for (int64_t at = 0; at < vocabulary; at += LANES) {
-        const V x = load_some(logits + at, lanes(vocabulary - at), never);
-        store(scratch.weights.data() + at, exponential((x - top) * cold));
-    }
-    return {peak, add_runs(scratch, vocabulary)};
+const float NEVER = -std::numeric_limits<float>::infinity();
+
+float highest(const float *logits, int64_t vocabulary) {
+    V found[4] = {all(NEVER), all(NEVER), all(NEVER), all(NEVER)};
+    int64_t at = 0;
+    for (; at + 4 * LANES <= vocabulary; at += 4 * LANES)
+        for (int64_t i = 0; i < 4; i++) found[i] = most(found[i], load(logits + at + i * LANES));
+    for (; at < vocabulary; at += LANES)
+        found[0] = most(found[0], load_some(logits + at, lanes(vocabulary - at), all(NEVER)));
+    return most_of(most(most(found[0], found[1]), most(found[2], found[3])));
 }
 
-// Zeroes the weights that the row's filters drop; the heaviest is always kept. True if any was.
+// The sum of exp((logits - peak) / temperature), which is not finite if a logit is NaN. With KEEP
+// they are left in weights, and their sums in runs.
+template <bool KEEP>
+double soften(const float *logits, int64_t vocabulary, float peak, float temperature,
+              Scratch &scratch) {
+    const V top = all(peak), cold = all(1.0f / temperature);
+    if (KEEP) {
+        scratch.weights.resize((vocabulary + LANES - 1) / LANES * LANES);
+        scratch.runs.clear();
+    }
+    double total = 0;
+    for (int64_t at = 0; at < vocabulary;) {
+        V run = zero();
+        for (const int64_t end = std::min(at + RUN, vocabulary); at < end; at += LANES) {
+            const V x = at + LANES <= vocabulary
+                            ? load(logits + at)
+                            : load_some(logits + at, lanes(vocabulary - at), all(NEVER));
+            const V weight = exponential((x - top) * cold);
+            if (KEEP) store(scratch.weights.data() + at, weight);
+            run = run + weight;
+        }
+        const double added = sum_of(run);
+        if (KEEP) scratch.runs.push_back(added);
+        total += added;
+    }
+    return total;
+}
+
+// Fills heaviest with the tokens of the greatest weights, in no order: at least those which the
+// row's filters can keep. What they drop by far is most of a vocabulary, and is only looked at.
+void gather_heaviest(const Draw &draw, int64_t vocabulary, double enough, Scratch &scratch) {
+    const float *weights = scratch.weights.data();
+    const float least = std::max(draw.min_p, std::numeric_limits<float>::denorm_min());
+    for (float bound = 0x1p-6f;; bound *= bound) {  // the heaviest weight is 1
+        bound = std::max(bound, least);
+        scratch.heaviest.clear();
+        double sum = 0;
+        for (int64_t at = 0; at < vocabulary; at += LANES)
+            for (uint32_t some = bits(at_least(load(weights + at), bound)); some; some &= some - 1) {
+                const int64_t token = at + std::countr_zero(some);
+                scratch.heaviest.push_back({weights[token], token});
+                sum += weights[token];
+            }
+        const bool all_of_k = draw.top_k && int64_t(scratch.heaviest.size()) >= draw.top_k;
+        if (bound <= least || all_of_k || sum >= enough) return;
+    }
+}
+
+// Zeroes the weights that the row's filters drop; the heaviest is always kept, and of equals the
+// one that comes first. True if the row has filters.
 bool filter(const Draw &draw, int64_t vocabulary, double total, Scratch &scratch) {
-    float *weights = scratch.weights.data();
     if (!draw.top_k && draw.top_p >= 1.0f) {
         if (draw.min_p <= 0.0f) return false;
-        for (int64_t token = 0; token < vocabulary; token++)
-            if (weights[token] < draw.min_p && weights[token] < 1.0f) weights[token] = 0.0f;
+        for (int64_t at = 0; at < vocabulary; at += LANES) {
+            float *const weights = scratch.weights.data() + at;
+            const V some = load(weights);
+            store(weights, pick(at_least(some, draw.min_p), some, zero()));
+        }
         return true;
     }
-    auto &order = scratch.order;
-    order.clear();
-    for (int64_t token = 0; token < vocabulary; token++)
-        if (weights[token] > 0.0f) order.push_back(token);
-    const auto lighter = [&](int64_t one, int64_t two) {
-        return weights[one] != weights[two] ? weights[one] < weights[two] : one > two;
+    const int64_t most = draw.top_k ? draw.top_k : vocabulary;
+    const double enough = draw.top_p < 1.0f ? draw.top_p * total
+                                            : std::numeric_limits<double>::infinity();
+    gather_heaviest(draw, vocabulary, enough, scratch);
+    const auto heavier = [](const Weighed &one, const Weighed &other) {
+        return one.weight != other.weight ? one.weight > other.weight : one.token < other.token;
     };
-    std::make_heap(order.begin(), order.end(), lighter);
+    // The first that is dropped is looked for by halves: only those around it are put in order.
+    auto &heaviest = scratch.heaviest;
+    auto first = heaviest.begin(), end = heaviest.end();
     double before = 0;
-    auto end = order.end();
-    for (int64_t kept = 0; end != order.begin(); kept++) {
-        const float weight = weights[order.front()];
-        const bool dropped = (draw.top_k && kept >= draw.top_k) ||
-                             (draw.top_p < 1.0f && before >= draw.top_p * total) ||
-                             weight < draw.min_p;  // the heaviest weight is 1
-        if (kept && dropped) break;
-        std::pop_heap(order.begin(), end--, lighter);
-        before += weight;
+    while (end - first > 32) {
+        const auto middle = first + (end - first) / 2;
+        std::nth_element(first, middle, end, heavier);
+        double sum = before;
+        for (auto at = first; at != middle; at++) sum += at->weight;
+        if (sum >= enough || middle - heaviest.begin() >= most) {
+            end = middle;
+        } else {
+            first = middle, before = sum;
+        }
     }
-    for (auto at = order.begin(); at != end; at++) weights[*at] = 0.0f;
+    std::sort(first, end, heavier);
+    for (; first != end && before < enough && first - heaviest.begin() < most; first++)
+        before += first->weight;
+    if (first == heaviest.begin()) first++;
+    std::fill(scratch.weights.begin(), scratch.weights.end(), 0.0f);
+    for (auto at = heaviest.begin(); at != first; at++) scratch.weights[at->token] = at->weight;
     return true;
 }
 
@@ -154,14 +211,14 @@ int64_t find(double target, int64_t vocabulary, const Scratch &scratch) {
 
 void draw_one(Draw &draw, int64_t vocabulary, Scratch &scratch) {
     draw.token = -1;
-    const auto [peak, total] = soften(draw.own, vocabulary, 1.0f, scratch);
-    if (!std::isfinite(peak) || !std::isfinite(total)) return;
-    float top = peak;
-    double used = total;
-    if (draw.scaled != draw.own || draw.temperature != 1.0f) {
-        std::tie(top, used) = soften(draw.scaled, vocabulary, draw.temperature, scratch);
-        if (!std::isfinite(top) || !std::isfinite(used)) return;
-    }
+    const bool edited = draw.scaled != draw.own;
+    const float peak = highest(draw.own, vocabulary);
+    const float top = edited ? highest(draw.scaled, vocabulary) : peak;
+    if (!std::isfinite(peak) || !std::isfinite(top)) return;
+    double used = soften<true>(draw.scaled, vocabulary, top, draw.temperature, scratch);
+    const bool same = !edited && draw.temperature == 1.0f;
+    const double total = same ? used : soften<false>(draw.own, vocabulary, peak, 1.0f, scratch);
+    if (!std::isfinite(total) || !std::isfinite(used)) return;
     if (filter(draw, vocabulary, used, scratch)) used = add_runs(scratch, vocabulary);
     const double left = without_siblings(draw, used, scratch);
     if (draw.greedy) {

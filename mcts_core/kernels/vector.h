@@ -48,6 +48,7 @@ inline void store_some(float *into, Mask some, V value) {
 inline Mask at_least(V x, float bound) {  // NaN is
     return _mm512_cmp_ps_mask(x, all(bound), _CMP_NLT_UQ);
 }
+inline uint32_t bits(Mask some) { return some; }  // one for each lane, the first lowest
 inline V scaled(Mask some, V x, V n) {  // x * 2^n for whole n; 0 in the other lanes
     return _mm512_maskz_scalef_ps(some, x, n);
 }
@@ -132,6 +133,10 @@ inline Mask at_least(V x, float bound) {  // NaN is
     const __m256 least = _mm256_set1_ps(bound);
     return {_mm256_castps_si256(_mm256_cmp_ps(x.low, least, _CMP_NLT_UQ)),
             _mm256_castps_si256(_mm256_cmp_ps(x.high, least, _CMP_NLT_UQ))};
+}
+inline uint32_t bits(Mask some) {
+    return uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(some.low))) |
+           uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(some.high))) << 8;
 }
 inline __m256 power(__m256 n) {  // 2^n for whole n from -126 to 127
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));

@@ -83,6 +83,31 @@ def test_top_k_top_p_and_min_p_keep_what_they_say() -> None:
     assert len(reachable(temperature=2.0)) == 6
 
 
+@pytest.mark.parametrize("spread", [0.2, 1.0, 4.0])
+def test_filters_keep_the_heaviest_of_a_large_vocabulary_and_no_more(spread: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    logits = (torch.randn(3000, generator=generator) * spread * 4).round() / 4  # many are equal
+    heaviest = logits.double().softmax(-1).sort(descending=True).values
+    before = heaviest.cumsum(-1) - heaviest
+
+    def kept(**fields: Any) -> float:
+        (drawn,) = sample([logits], [row(Sampling(**fields), 0.3)])
+        assert drawn is not None
+        return math.exp(drawn.logprob.logprob - drawn.draw_logprob)
+
+    for count in (1, 33, 150, 2500):
+        assert kept(top_k=count) == pytest.approx(float(heaviest[:count].sum()), rel=1e-4)
+    for mass in (0.05, 0.2, 0.7, 0.99):
+        expected = heaviest[before < mass].sum()
+        assert kept(top_p=mass) == pytest.approx(float(expected), rel=1e-4)
+        expected = heaviest[:20][before[:20] < mass].sum()
+        assert kept(top_p=mass, top_k=20) == pytest.approx(float(expected), rel=1e-4)
+    for least in (0.001, 0.3, 0.99):
+        expected = heaviest[heaviest >= least * heaviest[0]].sum()
+        assert kept(min_p=least) == pytest.approx(float(expected), rel=1e-4)
+        assert kept(min_p=least, top_k=3000) == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_bias_and_penalties_move_the_tokens_they_name() -> None:
     assert one(temperature=0.0, logit_bias=((5, 100.0),)) == 5
     assert one(temperature=0.0, logit_bias=((1, -100.0),)) == 3
