@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from mcts_core import kernels
 from mcts_core.engine.sampler import Draw, Drawn, Normalised, edited, sample, temperature, top_of
-from mcts_core.kernels import Library
+from mcts_core.kernels import DRAW_SIZE, DRAWN, WANTED, Library
+from mcts_core.models.logits import LogitsRow, together
 from mcts_core.search.work import TokenLogprob
 
 
@@ -19,58 +19,75 @@ class CompiledSampler:
     def __init__(self, library: Library) -> None:
         self._library = library
 
-    def __call__(self, rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | None]:
-        """`rows` are on the CPU, `[vocabulary]` each."""
-        found: list[Drawn | None] = [None] * len(draws)
+    def __call__(self, rows: Sequence[LogitsRow], draws: Sequence[Draw]) -> list[Drawn | None]:
+        """`rows` are on the CPU."""
         restricted = [row for row, draw in enumerate(draws) if draw.allowed is not None]
-        if restricted:
-            theirs = sample([rows[row] for row in restricted], [draws[row] for row in restricted])
-            for row, drawn in zip(restricted, theirs, strict=True):
-                found[row] = drawn
+        if not restricted:
+            return self._draw(rows, draws)
+        found: list[Drawn | None] = [None] * len(draws)
         free = [row for row, draw in enumerate(draws) if draw.allowed is None]
-        if free:
-            ours = self._draw([rows[row] for row in free], [draws[row] for row in free])
-            for row, drawn in zip(free, ours, strict=True):
+        for some, sampler in ((restricted, sample), (free, self._draw)):
+            theirs = sampler([rows[row] for row in some], [draws[row] for row in some])
+            for row, drawn in zip(some, theirs, strict=True):
                 found[row] = drawn
         return found
 
-    def _draw(self, rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | None]:
-        asked = (kernels.Draw * len(draws))()
+    def _draw(self, rows: Sequence[LogitsRow], draws: Sequence[Draw]) -> list[Drawn | None]:
+        if not draws:
+            return []
+        packed = bytearray(DRAW_SIZE * len(draws))
         held: list[object] = []  # what the kernel reads
-        for each, logits, draw in zip(asked, rows, draws, strict=True):
-            own = logits.float().contiguous()
-            each.own = each.scaled = own.data_ptr()
-            scaled = edited(own, draw)
-            if scaled is not own:
-                each.scaled = scaled.data_ptr()
-            held += (own, scaled)
+        step: torch.Tensor | None = None
+        at = base = size = 0
+        for row, draw in zip(rows, draws, strict=True):
+            if row.step is not step:
+                step = row.step
+                whole = step.float().contiguous()
+                held.append(whole)
+                base, size = whole.data_ptr(), 4 * whole.shape[1]
+            first = scaled = base + row.at * size
+            if (after := edited(row, draw)) is not None:
+                held.append(after)
+                scaled = after.data_ptr()
             sampling = draw.sampling
-            each.noise, each.greedy, each.temperature = draw.noise, draw.greedy, temperature(draw)
-            each.top_k, each.top_p, each.min_p = sampling.top_k, sampling.top_p, sampling.min_p
+            taken_at = factors_at = 0
             if draw.factors:
                 taken, factors = array("q", draw.factors), array("d", draw.factors.values())
                 held += (taken, factors)
-                each.taken, each.taken_count = taken.buffer_info()
-                each.factors, _ = factors.buffer_info()
-        self._library.draw(asked, len(rows[0]))
-        first = self._tops(rows, draws)
-        return [
-            None
-            if each.token < 0
-            else Drawn(
-                TokenLogprob(each.token, each.logprob, first.get(row, ())), each.draw_logprob
+                (taken_at, _), (factors_at, _) = taken.buffer_info(), factors.buffer_info()
+            WANTED.pack_into(
+                packed,
+                at,
+                first,
+                scaled,
+                draw.noise,
+                temperature(draw),
+                sampling.top_p,
+                sampling.min_p,
+                sampling.top_k,
+                draw.greedy,
+                taken_at,
+                factors_at,
+                len(draw.factors),
             )
-            for row, each in enumerate(asked)
-        ]
+            at += DRAW_SIZE
+        self._library.draw(packed, size // 4)
+        tops = self._tops(rows, draws)
+        found: list[Drawn | None] = []
+        for index, at in enumerate(range(WANTED.size, len(packed), DRAW_SIZE)):
+            token, logprob, draw_logprob = DRAWN.unpack_from(packed, at)
+            own = TokenLogprob(token, logprob, tops.get(index, ()))
+            found.append(Drawn(own, draw_logprob) if token >= 0 else None)
+        return found
 
     def _tops(
-        self, rows: Sequence[torch.Tensor], draws: Sequence[Draw]
+        self, rows: Sequence[LogitsRow], draws: Sequence[Draw]
     ) -> dict[int, tuple[tuple[int, float], ...]]:
         """The most likely tokens of the rows that asked for them."""
         asking = [row for row, draw in enumerate(draws) if draw.sampling.logprobs]
         if not asking:
             return {}
-        own = Normalised(torch.stack([rows[row] for row in asking]).float())
+        own = Normalised(together([rows[row] for row in asking]).float())
         counts = [draws[row].sampling.logprobs for row in asking]
         found = own.tops(max(counts)).tolist()
         return {

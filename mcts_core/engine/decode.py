@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 
-import torch
-
 from mcts_core.engine.actions import ActionFilter
 from mcts_core.engine.noise import Noise
 from mcts_core.engine.sampler import Draw, Drawn
 from mcts_core.engine.siblings import SiblingFilter
 from mcts_core.engine.text import CONTEXT_TOKENS, Decoder, OptionText, Written, read
+from mcts_core.models.logits import LogitsRow
 from mcts_core.query import TokenEvent
 from mcts_core.search.work import Actions, Boundary, Finish, Sampling, Sibling, TokenLogprob
 
@@ -20,7 +19,7 @@ class Decode:
     """One sequence of tokens, and the draws that have come to it so far.
 
     Says how their next tokens are to be drawn and when the option ends. Draws that part go on in
-    a `split`. `logits` `[vocabulary]` are set whenever tokens can be drawn.
+    a `split`. `logits` are set whenever tokens can be drawn.
     """
 
     __slots__ = (
@@ -90,7 +89,7 @@ class Decode:
             else None
         )
         self._written: Written | None = None
-        self.logits: torch.Tensor | None = None
+        self.logits: LogitsRow | None = None
         self.logprobs: list[TokenLogprob] = []
         self.draw_logprobs: list[float] = []
         self.finish: Finish | None = None

@@ -28,6 +28,7 @@ from mcts_core.engine.text import StepRuleTooSlow
 from mcts_core.kv.blocks import KVExhausted
 from mcts_core.kv.branch import Copies
 from mcts_core.models.decoder import Rows
+from mcts_core.models.logits import LogitsRow
 from mcts_core.query import EngineGauges, PoolGauge
 from mcts_core.search.search import SearchFailed
 from mcts_core.search.work import Failed
@@ -208,28 +209,28 @@ class Engine:
             ]
             if not waiting:
                 continue
-            logits: list[torch.Tensor] = []
+            logits: list[LogitsRow] = []
             draws: list[Draw] = []
             for run, decode in waiting:
                 assert decode.logits is not None
-                rows = decode.rows(run.tokens, run.prompt_length)
-                logits += [decode.logits] * len(rows)
-                draws += rows
+                for draw in decode.rows(run.tokens, run.prompt_length):
+                    logits.append(decode.logits)
+                    draws.append(draw)
             total += len(draws)
             drawn = self._sample(logits, draws)
             at = 0
             for run, decode in waiting:
-                end = at + len(decode.draws)
-                self._take(run, decode, drawn[at:end])
-                at = end
+                count, found = len(decode.draws), drawn[at]
+                if count == 1 and found is not None:
+                    self._take_one(run, decode, found)
+                else:
+                    self._take(run, decode, drawn[at : at + count])
+                at += count
         self._seating.sweep()
         return total
 
     def _take(self, run: Run, decode: Decode, drawn: Sequence[Drawn | None]) -> None:
         """Takes a run's draws on by a token each; those that differ go on in runs of their own."""
-        if len(decode.draws) == 1 and drawn[0] is not None:
-            self._take_one(run, decode, drawn[0])
-            return
         by_token: dict[int, tuple[Drawn, list[int]]] = {}
         for draw, found in zip(decode.draws, drawn, strict=True):
             if found is None:
@@ -291,23 +292,24 @@ class Engine:
         except Exception as error:
             _log.exception("forward failed", model=name)
             for run, _ in batch:
-                self._seating.fail(run, Failed("internal", f"the model's step failed: {error}"))
-            self._seating.sweep()
+                seating.fail(run, Failed("internal", f"the model's step failed: {error}"))
+            seating.sweep()
             return 0
-        hidden = computed.hidden
-        logits = computed.logits.unbind(0) if computed.logits is not None else (None,) * len(hidden)
-        # Whoever draws looks at the logits. The others' KV is handed on, and the device waited for.
-        finite = None if all(run.draws_next for run, _ in batch) else computed.finite()
+        finite: Sequence[bool] | None = None
         end = 0
         for run, rows in batch:
             count, at = len(rows.tokens), end
             end += len(rows.ends)
             run.tally.computed += count
             run.charge(rows.start + count)
-            if finite is None or all(finite[at:end]):
-                run.computed(rows.start, rows.ends, hidden, logits, at, resident.logits)
-                self._seating.share(run)
-            else:
-                self._seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
-        self._seating.sweep()
+            if not run.draws_next:  # whoever draws looks at the logits, but this KV is handed on
+                if finite is None:
+                    finite = computed.finite()  # the device is waited for
+                if not all(finite[at:end]):
+                    seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
+                    continue
+            run.computed(rows.start, rows.ends, computed, at, resident.logits)
+            if run.root is not None:
+                seating.share(run)
+        seating.sweep()
         return sum(len(rows.tokens) for _, rows in batch)

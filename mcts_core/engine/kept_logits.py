@@ -9,6 +9,7 @@ import torch
 from mcts_core.engine.state import Seat
 from mcts_core.kv.sizing import LOGITS_SHARE
 from mcts_core.kv.storage import KVStorage
+from mcts_core.models.logits import LogitsRow
 
 _LEAST = 64
 """States, however small the pool is: a step computes the logits of as many at once."""
@@ -33,16 +34,15 @@ class KeptLogits:
         self._version: int | None = None
         """Of the storage, when the room was taken from its size."""
 
-    def keep(self, seat: Seat, row: torch.Tensor | None) -> None:
-        """`row`, that of a step's tensor, which is not kept itself; None in a model without a
-        language head."""
+    def keep(self, seat: Seat, row: LogitsRow | None) -> None:
+        """None in a model without a language head."""
         if row is None:
             return
-        seat.logits = row.clone()
+        seat.logits = logits = row.copy()
         self._warm(seat)
         if self._version != self._storage.version:
             self._version = self._storage.version
-            self._room = max(_LEAST, int(self._storage.bytes * LOGITS_SHARE) // row.nbytes)
+            self._room = max(_LEAST, int(self._storage.bytes * LOGITS_SHARE) // logits.nbytes)
         while len(self._seats) > self._room:
             coldest = next(iter(self._seats))
             del self._seats[coldest]

@@ -27,15 +27,13 @@ class Noise:
         randomly shifted Kronecker sequence; Cranley and Patterson, 1976). Options drawn side by
         side, which cannot know of each other yet, so rarely come out the same.
         """
-        if position < len(_ROTATIONS):
-            return (self._number(0, position) + draw * _ROTATIONS[position]) % 1.0
-        return self._number(draw, position)
-
-    def _number(self, draw: int, position: int) -> float:
-        state = self._draws.get(draw)
+        spread = position < len(_ROTATIONS)
+        key = 0 if spread else draw
+        state = self._draws.get(key)
         if state is None:
-            state = self._draws[draw] = _absorbed(self._node, draw)
-        return (_absorbed(state, position) >> 11) * 2.0**-53
+            state = self._draws[key] = _absorbed(self._node, key)
+        number = (_absorbed(state, position) >> 11) * 2.0**-53
+        return (number + draw * _ROTATIONS[position]) % 1.0 if spread else number
 
 
 def uniform(seed: int, node: int, draw: int, position: int) -> float:

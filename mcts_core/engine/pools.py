@@ -16,6 +16,7 @@ from mcts_core.engine.seating import POLICY, ROLLOUT
 from mcts_core.kv.branch import Branch, Ledger
 from mcts_core.kv.sizing import CPU_TOKENS, LOGITS_SHARE, SHARES, pool_blocks
 from mcts_core.models.decoder import Rows
+from mcts_core.models.logits import rows_of
 from mcts_core.search.work import Sampling
 
 
@@ -109,7 +110,9 @@ def full_steps(resident: Resident, context: int, max_batch_rows: int, slice_toke
         logits = resident.forward(rows, []).logits
         if logits is not None:
             draw = Draw(Sampling(), False, 0.5, {}, (), 0)
-            sample(logits.unbind(0), [draw] * len(logits))
+            drawn = rows_of(logits)[::-1]  # this order takes a copy, as a step may
+            sample(drawn, [draw] * len(drawn))
+            del drawn
         del logits
         ledger.release_all()
         context = min(context, resident.decoder.context_length)

@@ -14,6 +14,8 @@ from mcts_core.engine.kept_logits import KeptLogits
 from mcts_core.engine.pending import Pending
 from mcts_core.engine.state import NodeState, Seat
 from mcts_core.kv.branch import Branch
+from mcts_core.models.decoder import Computed
+from mcts_core.models.logits import LogitsRow
 from mcts_core.search.work import Tally
 
 if TYPE_CHECKING:
@@ -101,9 +103,11 @@ class Run(Pending):
     def charge(self, end: int) -> None:
         """The tokens before position `end` are there. Each is paid for once, however it was come
         by: a budget must not depend on what other requests have left or taken."""
-        if end > self.charged:
-            self.job.cost += end - self.charged
-            self.job.session.account.spent += end - self.charged
+        new = end - self.charged
+        if new > 0:
+            job = self.job
+            job.cost += new
+            job.session.account.spent += new
             self.charged = end
 
     @property
@@ -115,7 +119,8 @@ class Run(Pending):
     def draws_next(self) -> bool:
         """Whether, all being computed, its option goes on: nobody else is given the KV before the
         next token is drawn."""
-        drawing = self.decode is not None and self.decode.finish is None
+        decode = self.decode
+        drawing = decode is not None and decode.finish is None
         return drawing and not self.remaining and not self.evicted
 
     def wanted(self, start: int, count: int) -> list[int]:
@@ -131,28 +136,24 @@ class Run(Pending):
         return sorted(ends | {count - 1})
 
     def computed(
-        self,
-        start: int,
-        ends: Sequence[int],
-        hidden: torch.Tensor,
-        logits: Sequence[torch.Tensor | None],
-        first: int,
-        kept: KeptLogits,
+        self, start: int, ends: Sequence[int], computed: Computed, first: int, kept: KeptLogits
     ) -> None:
-        """Takes over what the forward gave for the wanted tokens (`ends`, as `wanted` said). Theirs
-        are the rows from `first` of what it gave for the whole batch: hidden states `[rows,
-        hidden]`, of which most steps want none, and logits; those of states go to `kept`."""
+        """Takes over what the forward gave for the wanted tokens (`ends`, as `wanted` said): theirs
+        are the rows from `first` of what was `computed` for the whole batch. The logits of states
+        go to `kept`."""
         last = first + len(ends) - 1
-        rows = {start + end + 1: row for row, end in enumerate(ends, first)}
         if self.evicted:
-            self._restore({length: logits[row] for length, row in rows.items()}, kept)
-        if self.decode is None:
+            rows = {start + end + 1: computed.row(row) for row, end in enumerate(ends, first)}
+            self._restore(rows, kept)
+        decode = self.decode
+        if decode is None:
+            at = {start + end + 1: row for row, end in enumerate(ends, first)}
             for seat in self.seats:
                 if start < seat.length <= self.branch.length:
-                    row = rows[seat.length]
-                    seat.occupy(self.branch.fork(seat.length), hidden[row].clone())
+                    row = at[seat.length]
+                    seat.occupy(self.branch.fork(seat.length), computed.hidden[row].clone())
                     if not seat.released:
-                        kept.keep(seat, logits[row])
+                        kept.keep(seat, computed.row(row))
             if not self.remaining:
                 self.branch.release()
                 self.settle()
@@ -160,17 +161,17 @@ class Run(Pending):
             if self.embedded is not None and self.embedded < len(self.tokens):
                 self.embedded = len(self.tokens)
                 # One token at a time and in order: the same bits in any batch.
-                own = hidden[last].float()
+                own = computed.hidden[last].float()
                 self.embedding = own if self.embedding is None else self.embedding + own
-            if self.decode.finish is None:
-                self.decode.logits = logits[last]
+            if decode.finish is None:
+                decode.logits = computed.row(last)
             else:
                 self.seat = Seat(length=len(self.tokens))
-                self.seat.occupy(self.branch, hidden[last].clone())
-                kept.keep(self.seat, logits[last])
+                self.seat.occupy(self.branch, computed.hidden[last].clone())
+                kept.keep(self.seat, computed.row(last))
                 self.settle()
 
-    def _restore(self, logits: Mapping[int, torch.Tensor | None], kept: KeptLogits) -> None:
+    def _restore(self, logits: Mapping[int, LogitsRow | None], kept: KeptLogits) -> None:
         """Gives evicted seats what was computed again; `logits` by their lengths."""
         there = [seat for seat in self.evicted if seat.length <= self.branch.length]
         self.evicted = [seat for seat in self.evicted if seat not in there]

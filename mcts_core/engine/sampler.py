@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from mcts_core.attention.interface import VECTOR_ROWS
+from mcts_core.models.logits import LogitsRow, together
 from mcts_core.search.work import Sampling, TokenLogprob
 from mcts_core.transfer import read_back, upload, upload_all
 
@@ -55,18 +56,16 @@ class Drawn(NamedTuple):
 class Sampler(Protocol):
     """Draws for a whole batch; see `sample`."""
 
-    def __call__(
-        self, rows: Sequence[torch.Tensor], draws: Sequence[Draw]
-    ) -> list[Drawn | None]: ...
+    def __call__(self, rows: Sequence[LogitsRow], draws: Sequence[Draw]) -> list[Drawn | None]: ...
 
 
-def sample(rows: Sequence[torch.Tensor], draws: Sequence[Draw]) -> list[Drawn | None]:
-    """One token for each of `draws`, from its row of logits (`[vocabulary]` each).
+def sample(rows: Sequence[LogitsRow], draws: Sequence[Draw]) -> list[Drawn | None]:
+    """One token for each of `draws`, from its row of logits.
 
     Rows are drawn by inverting their cumulative distribution at their noise, row by row the same
     whatever the others are. The host waits for the device once, for what was drawn.
     """
-    logits = torch.stack(list(rows)).float()
+    logits = together(rows).float()
     wanted = [
         *(draw.noise for draw in draws),
         *(temperature(draw) for draw in draws),
@@ -140,14 +139,13 @@ def top_of(tops: Sequence[float], count: int) -> tuple[tuple[int, float], ...]:
     return tuple((int(token), logprob) for token, logprob in pairs)[:count]
 
 
-def edited(logits: torch.Tensor, draw: Draw) -> torch.Tensor:
-    """A row of logits `[vocabulary]` after bias and penalties; the row itself where there are
-    none."""
+def edited(row: LogitsRow, draw: Draw) -> torch.Tensor | None:
+    """The row `[vocabulary]` in float32 after bias and penalties; None where there are none."""
     sampling = draw.sampling
     penalised = sampling.presence_penalty or sampling.frequency_penalty
     if not (sampling.logit_bias or sampling.repetition_penalty != 1.0 or penalised):
-        return logits
-    return _edit(logits[None], [draw])[0]
+        return None
+    return _edit(row.step[row.at].float()[None], [draw])[0]
 
 
 def _edit(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:

@@ -41,7 +41,11 @@ class Scheduler:
         """Runs with something to compute, and the number of their next tokens. `admit` makes room
         for these in the KV pool, and is asked in the order of priorities; a run for which it cannot
         leaves its place to the next."""
-        ready = [(run, self._slice(run)) for run in runs if run.remaining]
+        ready = [
+            (run, 1 if left == 1 else self._slice(run, left))
+            for run in runs
+            if (left := run.remaining)
+        ]
         ready.sort(key=_priority)
         if sum(count for _, count in ready) <= self._max_tokens:
             self._since.clear()
@@ -57,9 +61,9 @@ class Scheduler:
                     self._since[run.job.session, count == 1] = self._step + 1
         return picked
 
-    def _slice(self, run: Run) -> int:
-        start = run.branch.length
-        return min(run.remaining, self._slice_tokens - start % self._slice_tokens)
+    def _slice(self, run: Run, left: int) -> int:
+        """How many of the run's `left` tokens come next."""
+        return min(left, self._slice_tokens - run.branch.length % self._slice_tokens)
 
     def _among(
         self, equals: Sequence[Entry], known: dict[tuple[Session, bool], int]

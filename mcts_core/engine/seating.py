@@ -15,6 +15,7 @@ from mcts_core.engine.run import Run
 from mcts_core.engine.session import Job, Session
 from mcts_core.engine.state import NodeState, Seat
 from mcts_core.kv.branch import Branch
+from mcts_core.models.logits import LogitsRow
 from mcts_core.search.work import Account, Failed, Tally
 
 POLICY = "policy"
@@ -130,7 +131,7 @@ class Seating:
             run.branch = self._beginning(run)
             run.found = True
         if run.decode is not None:
-            run.decode.logits = logits
+            run.decode.logits = None if logits is None else LogitsRow.alone(logits)
 
     def count(self, run: Run) -> None:
         """Counts what a run has begun with: KV that is there need not be computed."""

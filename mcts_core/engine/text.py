@@ -53,10 +53,12 @@ class Written:
 class Reader:
     """Decodes the tokens after `before`, one by one, into whole characters."""
 
-    __slots__ = ("_decoder", "_known", "_window")
+    __slots__ = ("_decoder", "_known", "_window", "rest")
 
     def __init__(self, decoder: Decoder, before: Sequence[int]) -> None:
         self._decoder = decoder
+        self.rest = ""
+        """What stands for the part of a character at the end; empty if there is none."""
         self._window, self._known = self._context(before)
 
     def copy(self) -> Reader:
@@ -71,13 +73,10 @@ class Reader:
         whole = decoded.rstrip(_INCOMPLETE)
         text = whole[self._known :]
         self._known = max(self._known, len(whole))
+        self.rest = decoded[self._known :]
         if len(self._window) > _WINDOW_TOKENS and len(whole) == len(decoded):
             self._window, self._known = self._context(self._window)
         return text
-
-    def rest(self) -> str:
-        """What stands for the part of a character at the end; empty if there is none."""
-        return self._decoder.decode(self._window)[self._known :]
 
     def _context(self, before: Sequence[int]) -> tuple[list[int], int]:
         """So many of the last tokens that they do not begin inside a character, and the length of
@@ -94,7 +93,7 @@ class Reader:
 def read(decoder: Decoder, before: Sequence[int], tokens: Sequence[int], *, final: bool) -> Written:
     """The text of an option whose tokens are all there; `final` if no other follows it."""
     reader = Reader(decoder, before)
-    text, rest = reader.feed(tokens), reader.rest()
+    text, rest = reader.feed(tokens), reader.rest
     return Written(text + rest) if final else Written(text, partial=bool(rest))
 
 
@@ -173,7 +172,7 @@ class OptionText:
     def finish(self, *, final: bool) -> Written:
         """The whole option's text. When no other option follows (`final`), part of a character at
         its end counts, too: the model has left it so."""
-        rest = "" if self._stopped else self._reader.rest()
+        rest = "" if self._stopped else self._reader.rest
         if final and rest:
             self.text += rest
             self._stopped = True

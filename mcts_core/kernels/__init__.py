@@ -1,7 +1,9 @@
 """Compiled kernels for CPUs; built with the package where there is a C++ compiler for them."""
 
 from mcts_core.kernels.library import (
-    Draw,
+    DRAW_SIZE,
+    DRAWN,
+    WANTED,
     Layer,
     Library,
     Model,
@@ -10,4 +12,14 @@ from mcts_core.kernels.library import (
     libraries,
 )
 
-__all__ = ["Draw", "Layer", "Library", "Model", "Step", "best_library", "libraries"]
+__all__ = [
+    "DRAWN",
+    "DRAW_SIZE",
+    "WANTED",
+    "Layer",
+    "Library",
+    "Model",
+    "Step",
+    "best_library",
+    "libraries",
+]

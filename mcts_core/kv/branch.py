@@ -115,9 +115,9 @@ class Branch:
 
         Raises `KVExhausted` and changes nothing when the pool cannot give the blocks.
         """
-        size = self._pool.block_size
-        room = len(self.blocks) * size - self.length
-        if 0 < count <= room < size and self._writable():  # within its own last block
+        size, blocks = self._pool.block_size, self.blocks
+        room = len(blocks) * size - self.length
+        if 0 < count <= room < size and self._pool.writable(blocks[-1]):  # within its own last
             self.length += count
             return []
         missing = self.missing(count)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from mcts_core.attention.interface import CHUNK_TOKENS, Reads
 from mcts_core.kv.branch import Branch
 from mcts_core.kv.storage import KVStorage
+from mcts_core.models.logits import LogitsRow
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """The next tokens of one sequence; their room in `branch` has been made."""
 
     branch: Branch
@@ -53,6 +53,10 @@ class Computed:
     finite: Callable[[], Sequence[bool]]
     """Of the wanted, whether all of the hidden state is. To be asked before the next forward, and
     only where it must be known: the host may wait for the device."""
+
+    def row(self, at: int) -> LogitsRow | None:
+        """The logits of one of the wanted."""
+        return None if self.logits is None else LogitsRow(self.logits, at)
 
 
 class Decoder(Protocol):

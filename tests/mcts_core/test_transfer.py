@@ -18,6 +18,7 @@ from mcts_core.engine.sampler import Draw, sample
 from mcts_core.kv.branch import Branch, Copies, Ledger
 from mcts_core.kv.storage import KVStorage
 from mcts_core.models.decoder import Computed, Rows
+from mcts_core.models.logits import rows_of
 from mcts_core.search.work import Boundary, Extend, Open, Opened, Sampling
 from mcts_core.transfer import packed, unpacked, upload, upload_all
 from tests.mcts_core.attention.varlen import attend_by_definition
@@ -89,10 +90,10 @@ def test_sampling_reads_back_once() -> None:
     logits[11] = math.nan
     rows = draws(len(logits))
     with FarDevice() as device:
-        found = sample(far(logits).unbind(0), rows)
+        found = sample(rows_of(far(logits)), rows)
     assert device.read_backs == 1
     assert found[11] is None
-    assert found == sample(logits.unbind(0), rows)
+    assert found == sample(rows_of(logits), rows)
 
 
 def away(model: Any) -> Any:
@@ -229,11 +230,11 @@ def test_nothing_waits_for_a_gpu_but_what_reads_back(monkeypatch: pytest.MonkeyP
     branch.grow(40)
     rows = [Rows(branch, list(range(3, 43)), 0, range(40))]
     resident.forward(rows, [])
-    sample(LOGITS.to(device).unbind(0), draws(len(LOGITS)))
+    sample(rows_of(LOGITS.to(device)), draws(len(LOGITS)))
     torch.cuda.set_sync_debug_mode("error")
     try:
         computed = resident.forward(rows, [])
         assert computed.logits is not None
-        sample(computed.logits.unbind(0), draws(40))
+        sample(rows_of(computed.logits), draws(40))
     finally:
         torch.cuda.set_sync_debug_mode("default")

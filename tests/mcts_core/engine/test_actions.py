@@ -17,6 +17,7 @@ from mcts_core import served
 from mcts_core.engine.actions import ActionFilter
 from mcts_core.engine.sampler import Draw, sample
 from mcts_core.engine.session import Session
+from mcts_core.models.logits import LogitsRow
 from mcts_core.search.work import (
     Account,
     Actions,
@@ -76,7 +77,7 @@ def test_only_what_is_left_is_drawn_however_unlikely(
     factors = dict.fromkeys(taken, 0.0)
     for greedy in (True, False):
         draw = Draw(Sampling(), greedy, noise, factors, [], 0, list(range(8)), left)
-        (drawn,) = sample([logits], [draw])
+        (drawn,) = sample([LogitsRow.alone(logits)], [draw])
         assert drawn is not None
         assert drawn.logprob.token in left
         best = max(left, key=lambda token: order[token])

@@ -10,6 +10,7 @@ from mcts_core.engine import kept_logits
 from mcts_core.engine.kept_logits import KeptLogits
 from mcts_core.engine.state import Seat
 from mcts_core.kv.storage import KVStorage
+from mcts_core.models.logits import LogitsRow, rows_of
 from mcts_core.query import Reply
 from mcts_core.search.work import Account, Outcome
 from tests.mcts_core.engine.harness import Running
@@ -26,7 +27,10 @@ def only(monkeypatch: pytest.MonkeyPatch, states: int) -> None:
 
 def test_the_states_drawn_from_longest_ago_lose_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, 2)
-    kept, step = KeptLogits(KVStorage(4, 4, torch.float32, CPU)), torch.arange(12.0).view(3, 4)
+    kept, step = (
+        KeptLogits(KVStorage(4, 4, torch.float32, CPU)),
+        rows_of(torch.arange(12.0).view(3, 4)),
+    )
     first, second, third = seats = [Seat(length=n) for n in (1, 2, 3)]
     kept.keep(first, step[0])
     kept.keep(second, step[1])
@@ -41,7 +45,7 @@ def test_the_states_drawn_from_longest_ago_lose_theirs(monkeypatch: pytest.Monke
 
 def test_states_that_are_gone_leave_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, 2)
-    kept, row = KeptLogits(KVStorage(4, 4, torch.float32, CPU)), torch.zeros(4)
+    kept, row = KeptLogits(KVStorage(4, 4, torch.float32, CPU)), LogitsRow.alone(torch.zeros(4))
     lasting = Seat(length=1)
     kept.keep(lasting, row)
     for length in range(10):
@@ -52,13 +56,17 @@ def test_states_that_are_gone_leave_their_room(monkeypatch: pytest.MonkeyPatch) 
 def test_the_room_is_a_share_of_the_pool_in_use() -> None:
     """Keys and values of 2 heads of 8 in float32, 128 bytes a token; a sixteenth of 64,000 tokens'
     is that of 125 rows of 1,024."""
-    storage, row = KVStorage(4000, 16, torch.float32, CPU), torch.zeros(1024)
+    storage, row = KVStorage(4000, 16, torch.float32, CPU), LogitsRow.alone(torch.zeros(1024))
     storage.tensors(0, 2, 8, 8)
     kept = KeptLogits(storage)
     seats = [Seat(length=length) for length in range(200)]
     for seat in seats:
         kept.keep(seat, row)
-    assert sum(seat.logits is not None for seat in seats) == 64_000 * 128 // 16 // row.nbytes == 125
+    assert (
+        sum(seat.logits is not None for seat in seats)
+        == 64_000 * 128 // 16 // row.step.nbytes
+        == 125
+    )
     storage.resize(8000)
     for seat in (*seats, *seats):
         kept.keep(seat, row)

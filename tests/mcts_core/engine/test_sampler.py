@@ -15,6 +15,7 @@ from mcts_core.engine import sampler
 from mcts_core.engine.compiled_sampler import CompiledSampler
 from mcts_core.engine.sampler import Draw, sample
 from mcts_core.kernels import libraries
+from mcts_core.models.logits import LogitsRow, rows_of
 from mcts_core.search.work import Sampling
 
 LOGITS = torch.tensor([[0.1, 2.0, -1.0, 1.5, 0.0, -3.0]])
@@ -45,7 +46,9 @@ def row(
 
 
 def one(noise: float = 0.5, history: tuple[int, ...] = (), prompt: int = 0, **fields: Any) -> int:
-    drawn = sample([LOGITS[0]], [row(Sampling(**fields), noise, history=history, prompt=prompt)])[0]
+    drawn = sample(
+        rows_of(LOGITS), [row(Sampling(**fields), noise, history=history, prompt=prompt)]
+    )[0]
     assert drawn is not None
     return drawn.logprob.token
 
@@ -54,7 +57,9 @@ def reachable(**fields: Any) -> set[int]:
     noises = [step / 400 for step in range(400)]
     rows = [row(Sampling(**fields), noise) for noise in noises]
     return {
-        drawn.logprob.token for drawn in sample([LOGITS[0]] * len(rows), rows) if drawn is not None
+        drawn.logprob.token
+        for drawn in sample(rows_of(LOGITS) * len(rows), rows)
+        if drawn is not None
     }
 
 
@@ -91,7 +96,7 @@ def test_filters_keep_the_heaviest_of_a_large_vocabulary_and_no_more(spread: flo
     before = heaviest.cumsum(-1) - heaviest
 
     def kept(**fields: Any) -> float:
-        (drawn,) = sample([logits], [row(Sampling(**fields), 0.3)])
+        (drawn,) = sample([LogitsRow.alone(logits)], [row(Sampling(**fields), 0.3)])
         assert drawn is not None
         return math.exp(drawn.logprob.logprob - drawn.draw_logprob)
 
@@ -121,7 +126,7 @@ def test_bias_and_penalties_move_the_tokens_they_name() -> None:
 def test_logprobs_are_the_models_own_whatever_was_sampled_from() -> None:
     own = LOGITS[0].log_softmax(0)
     sampling = Sampling(temperature=0.3, logit_bias=((2, 50.0),), logprobs=3)
-    drawn = sample([LOGITS[0]], [row(sampling, 0.5)])[0]
+    drawn = sample(rows_of(LOGITS), [row(sampling, 0.5)])[0]
     assert drawn is not None
     assert drawn.logprob.token == 2
     assert drawn.logprob.logprob == pytest.approx(float(own[2]), abs=1e-6)
@@ -148,14 +153,14 @@ def test_a_row_is_drawn_the_same_alone_and_in_any_company(
         for n in range(count)
     ]
     at = seed % (count + 1)
-    together = sample(list(logits), [*others[:at], mine, *others[at:]])[at]
-    assert together == sample([logits[at]], [mine])[0]
+    together = sample(rows_of(logits), [*others[:at], mine, *others[at:]])[at]
+    assert together == sample([LogitsRow.alone(logits[at])], [mine])[0]
 
 
 def test_a_row_that_is_not_finite_fails_alone() -> None:
     logits = torch.cat([LOGITS, LOGITS * math.nan, LOGITS])
     rows = [row(Sampling(temperature=0.0), 0.0)] * 3
-    first, sick, last = sample(list(logits), rows)
+    first, sick, last = sample(rows_of(logits), rows)
     assert sick is None
     assert first == last != None  # noqa: E711
 
@@ -169,7 +174,7 @@ def test_a_row_with_nothing_left_to_draw_fails_alone() -> None:
     nothing = Sampling(logit_bias=tuple((token, -math.inf) for token in range(6)))
     absurd = Sampling(repetition_penalty=1e-300)
     rows = [row(nothing, 0.5), row(absurd, 0.5, history=(1,)), row(Sampling(), 0.5)]
-    first, second, healthy = sample([LOGITS[0]] * 3, rows)
+    first, second, healthy = sample(rows_of(LOGITS) * 3, rows)
     assert first is None
     assert second is None
     assert healthy is not None
@@ -177,7 +182,7 @@ def test_a_row_with_nothing_left_to_draw_fails_alone() -> None:
 
 def test_asking_for_more_than_the_vocabulary_gives_all_of_it() -> None:
     assert len(reachable(top_k=100, temperature=2.0)) == 6
-    drawn = sample([LOGITS[0]], [row(Sampling(logprobs=20), 0.5)])[0]
+    drawn = sample(rows_of(LOGITS), [row(Sampling(logprobs=20), 0.5)])[0]
     assert drawn is not None
     assert len(drawn.logprob.top) == 6
 
@@ -202,8 +207,8 @@ def test_the_compiled_samplers_draw_what_torch_does(data: st.DataObject) -> None
     noise = data.draw(st.floats(1e-6, 0.9999))
     near = [min(max(noise + step, 0.0), 1 - 2**-53) for step in (-1e-5, 0.0, 1e-5)]
     asked = [row(sampling, each, taken, history=(0, size // 2)) for each in near]
-    theirs = sampler.sample([logits] * 3, asked)
-    (ours,) = sample([logits], asked[1:2])
+    theirs = sampler.sample([LogitsRow.alone(logits)] * 3, asked)
+    (ours,) = sample([LogitsRow.alone(logits)], asked[1:2])
     assert ours is not None
     # At the edge between two tokens either may come out, by the last bit of a sum.
     same = [each for each in theirs if each and each.logprob.token == ours.logprob.token]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mcts_core.engine.noise import uniform
 from mcts_core.engine.sampler import Draw, sample
 from mcts_core.engine.siblings import SiblingFilter
+from mcts_core.models.logits import LogitsRow
 from mcts_core.search.work import Sampling, Sibling
 
 END = 0
@@ -46,7 +47,7 @@ def draw(
         noise = uniform(1, key, 0, len(tokens))
         row = Draw(Sampling(), False, noise, avoid.factors(), tokens, 0)
         logits = torch.tensor(probabilities).log()
-        drawn = sample([logits], [row])[0]
+        drawn = sample([LogitsRow.alone(logits)], [row])[0]
         assert drawn is not None
         token = drawn.logprob.token
         tokens.append(token)
@@ -88,6 +89,6 @@ def test_the_second_draw_follows_the_policy_given_that_it_is_not_the_first() -> 
 def test_when_nothing_new_is_left_an_old_option_is_drawn_again() -> None:
     logits = torch.tensor([2.0, 1.0])
     row = Draw(Sampling(), False, 0.3, {0: 0.0, 1: 0.0}, [], 0)
-    drawn = sample([logits], [row])[0]
+    drawn = sample([LogitsRow.alone(logits)], [row])[0]
     assert drawn is not None
     assert drawn.logprob.token == 0
