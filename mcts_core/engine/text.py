@@ -23,7 +23,7 @@ CONTEXT_TOKENS = 16
 _CONTEXT_TOKENS = 5
 """Tokens before the option that are decoded with it: some tokenizers drop a leading space."""
 
-_WINDOW_TOKENS = 24
+_WINDOW_TOKENS = 12
 """Most tokens that are decoded again for each new one."""
 
 _INCOMPLETE = "\ufffd"
