@@ -7,6 +7,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -42,10 +43,14 @@ struct Weighed {
     int64_t token;
 };
 
+constexpr int32_t BAND = 768;  // buckets that are counted at once
+
 struct Scratch {
     std::vector<float> weights;  // exp(x - peak)
     std::vector<double> runs;    // sums of RUN weights
-    std::vector<Weighed> heaviest;
+    std::array<double, BAND> sums;
+    std::array<int32_t, BAND> counts;
+    std::vector<Weighed> inside;  // a bucket
 };
 
 double sum(const float *weights, int64_t count) {
@@ -105,66 +110,81 @@ double soften(const float *logits, int64_t vocabulary, float peak, float tempera
     return total;
 }
 
-// Fills heaviest with the tokens of the greatest weights, in no order: at least those which the
-// row's filters can keep. What they drop by far is most of a vocabulary, and is only looked at.
-void gather_heaviest(const Draw &draw, int64_t vocabulary, double enough, Scratch &scratch) {
-    const float *weights = scratch.weights.data();
-    const float least = std::max(draw.min_p, std::numeric_limits<float>::denorm_min());
-    for (float bound = 0x1p-6f;; bound *= bound) {  // the heaviest weight is 1
-        bound = std::max(bound, least);
-        scratch.heaviest.clear();
-        double sum = 0;
-        for (int64_t at = 0; at < vocabulary; at += LANES)
-            for (uint32_t some = bits(at_least(load(weights + at), bound)); some; some &= some - 1) {
-                const int64_t token = at + std::countr_zero(some);
-                scratch.heaviest.push_back({weights[token], token});
-                sum += weights[token];
-            }
-        const bool all_of_k = draw.top_k && int64_t(scratch.heaviest.size()) >= draw.top_k;
-        if (bound <= least || all_of_k || sum >= enough) return;
+// Weights from 0 to 1 fall into buckets, the heaviest first: 128 for each power of two.
+constexpr int SHIFT = 16;
+constexpr int32_t ONE = std::bit_cast<int32_t>(1.0f);
+constexpr int32_t BUCKETS = (ONE - std::bit_cast<int32_t>(0x1p-126f)) >> SHIFT;
+
+int32_t bucket_of(float weight) { return std::max(0, ONE - std::bit_cast<int32_t>(weight)) >> SHIFT; }
+float least_before(int32_t bucket) { return std::bit_cast<float>(ONE - (bucket << SHIFT) + 1); }
+
+// Takes each token with a weight of at least `low`, and below `high`.
+template <class Take>
+void each_between(float low, float high, int64_t vocabulary, const Scratch &scratch, Take take) {
+    for (int64_t at = 0; at < vocabulary; at += LANES) {
+        const V weights = load(scratch.weights.data() + at);
+        for (uint32_t some = bits(first_without(at_least(weights, low), at_least(weights, high)));
+             some; some &= some - 1)
+            take(at + std::countr_zero(some));
     }
 }
 
-// Zeroes the weights that the row's filters drop; the heaviest is always kept, and of equals the
-// one that comes first. True if the row has filters.
-bool filter(const Draw &draw, int64_t vocabulary, double total, Scratch &scratch) {
-    if (!draw.top_k && draw.top_p >= 1.0f) {
-        if (draw.min_p <= 0.0f) return false;
-        for (int64_t at = 0; at < vocabulary; at += LANES) {
-            float *const weights = scratch.weights.data() + at;
-            const V some = load(weights);
-            store(weights, pick(at_least(some, draw.min_p), some, zero()));
-        }
-        return true;
+void drop_below(float least, int64_t vocabulary, Scratch &scratch) {
+    for (int64_t at = 0; at < vocabulary; at += LANES) {
+        float *const weights = scratch.weights.data() + at;
+        const V some = load(weights);
+        store(weights, pick(at_least(some, least), some, zero()));
     }
-    const int64_t most = draw.top_k ? draw.top_k : vocabulary;
-    const double enough = draw.top_p < 1.0f ? draw.top_p * total
-                                            : std::numeric_limits<double>::infinity();
-    gather_heaviest(draw, vocabulary, enough, scratch);
-    const auto heavier = [](const Weighed &one, const Weighed &other) {
-        return one.weight != other.weight ? one.weight > other.weight : one.token < other.token;
-    };
-    // The first that is dropped is looked for by halves: only those around it are put in order.
-    auto &heaviest = scratch.heaviest;
-    auto first = heaviest.begin(), end = heaviest.end();
+}
+
+// Zeroes all but the heaviest weights: those before which fewer than `most` come, of a sum below
+// `enough`. Of equals the one that comes first is the heavier.
+void keep_heaviest(int64_t most, double enough, int64_t vocabulary, Scratch &scratch) {
+    const auto &weights = scratch.weights;
     double before = 0;
-    while (end - first > 32) {
-        const auto middle = first + (end - first) / 2;
-        std::nth_element(first, middle, end, heavier);
-        double sum = before;
-        for (auto at = first; at != middle; at++) sum += at->weight;
-        if (sum >= enough || middle - heaviest.begin() >= most) {
-            end = middle;
-        } else {
-            first = middle, before = sum;
+    int64_t kept = 0;
+    for (int32_t first = 0; first < BUCKETS; first += BAND) {
+        // Buckets of about equal weights are counted, band by band: most of a vocabulary is so light
+        // that it is never looked at.
+        scratch.sums.fill(0), scratch.counts.fill(0);
+        each_between(least_before(first + BAND), least_before(first), vocabulary, scratch,
+                     [&](int64_t token) {
+                         const int32_t bucket = bucket_of(weights[token]) - first;
+                         scratch.sums[bucket] += weights[token], scratch.counts[bucket]++;
+                     });
+        int32_t last = 0;  // the bucket with the first that is dropped
+        for (; last < BAND; last++) {
+            if (before + scratch.sums[last] >= enough || kept + scratch.counts[last] >= most) break;
+            before += scratch.sums[last], kept += scratch.counts[last];
         }
+        if (last == BAND) continue;
+        last += first;
+        auto &inside = scratch.inside;
+        inside.clear();
+        each_between(least_before(last + 1), least_before(last), vocabulary, scratch,
+                     [&](int64_t token) { inside.push_back({weights[token], token}); });
+        std::sort(inside.begin(), inside.end(), [](const Weighed &one, const Weighed &other) {
+            return one.weight != other.weight ? one.weight > other.weight : one.token < other.token;
+        });
+        drop_below(least_before(last), vocabulary, scratch);
+        for (const Weighed &each : inside) {
+            if (kept && (before >= enough || kept >= most)) break;
+            scratch.weights[each.token] = each.weight;
+            before += each.weight, kept++;
+        }
+        return;
     }
-    std::sort(first, end, heavier);
-    for (; first != end && before < enough && first - heaviest.begin() < most; first++)
-        before += first->weight;
-    if (first == heaviest.begin()) first++;
-    std::fill(scratch.weights.begin(), scratch.weights.end(), 0.0f);
-    for (auto at = heaviest.begin(); at != first; at++) scratch.weights[at->token] = at->weight;
+}
+
+// Zeroes the weights that the row's filters drop; the heaviest is always kept. True if it has any.
+bool filter(const Draw &draw, int64_t vocabulary, double total, Scratch &scratch) {
+    const bool mass = draw.top_p < 1.0f;
+    if (!draw.top_k && !mass && draw.min_p <= 0.0f) return false;
+    if (draw.min_p > 0.0f) drop_below(draw.min_p, vocabulary, scratch);  // the heaviest is 1
+    if (draw.top_k || mass)
+        keep_heaviest(draw.top_k ? draw.top_k : vocabulary,
+                      mass ? draw.top_p * total : std::numeric_limits<double>::infinity(),
+                      vocabulary, scratch);
     return true;
 }
 
