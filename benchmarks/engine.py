@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +32,11 @@ from benchmarks.plot import plot
 from benchmarks.shapes import CONTEXT_LENGTH, SHAPES, Shape, prompts, write_checkpoint
 from benchmarks.workloads import BLOCK_SIZE, Measured, Workbench
 from mcts_core.models.precision import computes_bfloat16
+from mcts_core.search.work import Sampling
 from server import collector
+
+
+_TOP_P = Sampling(temperature=0.8, top_p=0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,11 @@ class Bench:
         length, suffix = self.sizes.short_prompt, self.sizes.suffix
         bench = self._workbench(max(rows) * (length + suffix))
         try:
-            for count in rows:
-                yield self._measure("decode", "engine", bench, count, 1, length)
+            for variant, sampling in (("engine", Sampling()), ("engine, top-p", _TOP_P)):
+                for count in rows:
+                    yield self._measure(
+                        "decode", variant, bench, count, 1, length, sampling=sampling
+                    )
         finally:
             bench.close()
 
@@ -185,6 +192,7 @@ class Bench:
         *,
         steps: int = 1,
         share: bool = True,
+        sampling: Sampling | None = None,
     ) -> Row:
         runs = [
             bench.run(
@@ -194,6 +202,7 @@ class Bench:
                 suffix=self.sizes.suffix,
                 steps=steps,
                 share=share,
+                sampling=replace(sampling or Sampling(), seed=seed),
                 seed=seed,
             )
             for seed in range(self.repeat + 1)

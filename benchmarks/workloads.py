@@ -251,11 +251,13 @@ class Workbench:
         suffix: int,
         steps: int = 1,
         share: bool = True,
+        sampling: Sampling | None = None,
         seed: int = 0,
     ) -> Measured:
         """`trees` prompts of `prompt` tokens, `branches` under each, all grown together by `suffix`
         tokens in `steps` equal pieces. Without `share` each branch computes and holds the prompt
-        for itself. Raises `RuntimeError` when the engine fails."""
+        for itself. `seed` is the prompts'. Raises `RuntimeError` when the engine fails."""
+        sampling = sampling or Sampling(seed=seed)
         ids = prompts(self._vocabulary, trees, prompt, seed)
         marks: list[Mark] = []
         counts: list[int] = []
@@ -273,7 +275,7 @@ class Workbench:
                 grown: list[Extended] = yield [
                     Extend(
                         leaf,
-                        Sampling(seed=seed),
+                        sampling,
                         (step * len(leaves) + index, 0),
                         max_tokens=suffix // steps,
                         critics=self._critics,

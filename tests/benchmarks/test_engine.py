@@ -62,7 +62,9 @@ def test_the_table_and_the_file_have_all_rows_and_the_tokens_that_were_drawn(
     assert done.exit_code == 0, done.output
     found = json.loads(report.read_text())["rows"]
     each, trees = QUICK.suffix, QUICK.trees * QUICK.branches
-    expected = [("decode", "engine", n, n * each) for n in (1, 2)]
+    expected = [
+        ("decode", variant, n, n * each) for variant in ("engine", "engine, top-p") for n in (1, 2)
+    ]
     expected += [
         ("tree", variant, trees, trees * each)
         for variant in ("shared, trunk read once", "shared, read by each row", "nothing shared")
