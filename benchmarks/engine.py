@@ -35,7 +35,6 @@ from mcts_core.models.precision import computes_bfloat16
 from mcts_core.search.work import Sampling
 from server import collector
 
-
 _TOP_P = Sampling(temperature=0.8, top_p=0.95)
 
 
