@@ -10,7 +10,7 @@ import torch
 from mcts_core.engine.sampler import Draw, Drawn, Normalised, edited, sample, temperature, top_of
 from mcts_core.kernels import DRAW_SIZE, DRAWN, WANTED, Library
 from mcts_core.models.logits import LogitsRow, together
-from mcts_core.search.work import TokenLogprob
+from mcts_core.search.work import Sampling, TokenLogprob
 
 
 class CompiledSampler:
@@ -38,6 +38,7 @@ class CompiledSampler:
         packed = bytearray(DRAW_SIZE * len(draws))
         held: list[object] = []  # what the kernel reads
         step: torch.Tensor | None = None
+        sampling: Sampling | None = None
         at = base = size = 0
         for row, draw in zip(rows, draws, strict=True):
             if row.step is not step:
@@ -46,10 +47,14 @@ class CompiledSampler:
                 held.append(whole)
                 base, size = whole.data_ptr(), 4 * whole.shape[1]
             first = scaled = base + row.at * size
-            if (after := edited(row, draw)) is not None:
+            if draw.sampling is not sampling:  # many rows are of the same request
+                sampling = draw.sampling
+                edits, heat = sampling.edits, temperature(sampling)
+                top_p, min_p, top_k = sampling.top_p, sampling.min_p, sampling.top_k
+            if edits:
+                after = edited(row, draw)
                 held.append(after)
                 scaled = after.data_ptr()
-            sampling = draw.sampling
             taken_at = factors_at = 0
             if draw.factors:
                 taken, factors = array("q", draw.factors), array("d", draw.factors.values())
@@ -61,10 +66,10 @@ class CompiledSampler:
                 first,
                 scaled,
                 draw.noise,
-                temperature(draw),
-                sampling.top_p,
-                sampling.min_p,
-                sampling.top_k,
+                heat,
+                top_p,
+                min_p,
+                top_k,
                 draw.greedy,
                 taken_at,
                 factors_at,

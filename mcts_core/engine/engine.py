@@ -302,12 +302,14 @@ class Engine:
             end += len(rows.ends)
             run.tally.computed += count
             run.charge(rows.start + count)
-            if not run.draws_next:  # whoever draws looks at the logits, but this KV is handed on
-                if finite is None:
-                    finite = computed.finite()  # the device is waited for
-                if not all(finite[at:end]):
-                    seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
-                    continue
+            if run.draws_next:  # whoever draws looks at the logits
+                run.draw_from(computed, at)
+                continue
+            if finite is None:
+                finite = computed.finite()  # this KV is handed on: the device is waited for
+            if not all(finite[at:end]):
+                seating.fail(run, Failed("numeric", f"{name}: hidden states are not finite"))
+                continue
             run.computed(rows.start, rows.ends, computed, at, resident.logits)
             if run.root is not None:
                 seating.share(run)

@@ -135,6 +135,13 @@ class Run(Pending):
         }
         return sorted(ends | {count - 1})
 
+    def draw_from(self, computed: Computed, at: int) -> None:
+        """The option goes on (`draws_next`) from the row `at` of what a forward gave."""
+        assert self.decode is not None
+        if self.embedded is not None:
+            self._embed(computed.hidden[at])
+        self.decode.logits = computed.row(at)
+
     def computed(
         self, start: int, ends: Sequence[int], computed: Computed, first: int, kept: KeptLogits
     ) -> None:
@@ -158,11 +165,8 @@ class Run(Pending):
                 self.branch.release()
                 self.settle()
         elif not self.remaining:
-            if self.embedded is not None and self.embedded < len(self.tokens):
-                self.embedded = len(self.tokens)
-                # One token at a time and in order: the same bits in any batch.
-                own = computed.hidden[last].float()
-                self.embedding = own if self.embedding is None else self.embedding + own
+            if self.embedded is not None:
+                self._embed(computed.hidden[last])
             if decode.finish is None:
                 decode.logits = computed.row(last)
             else:
@@ -170,6 +174,15 @@ class Run(Pending):
                 self.seat.occupy(self.branch, computed.hidden[last].clone())
                 kept.keep(self.seat, computed.row(last))
                 self.settle()
+
+    def _embed(self, hidden: torch.Tensor) -> None:
+        """Adds the newest token's hidden state `[hidden]`, if it was not yet."""
+        assert self.embedded is not None
+        if self.embedded < len(self.tokens):
+            self.embedded = len(self.tokens)
+            # One token at a time and in order: the same bits in any batch.
+            own = hidden.float()
+            self.embedding = own if self.embedding is None else self.embedding + own
 
     def _restore(self, logits: Mapping[int, LogitsRow | None], kept: KeptLogits) -> None:
         """Gives evicted seats what was computed again; `logits` by their lengths."""

@@ -68,7 +68,7 @@ def sample(rows: Sequence[LogitsRow], draws: Sequence[Draw]) -> list[Drawn | Non
     logits = together(rows).float()
     wanted = [
         *(draw.noise for draw in draws),
-        *(temperature(draw) for draw in draws),
+        *(temperature(draw.sampling) for draw in draws),
         *(float(draw.greedy) for draw in draws),
     ]
     noise, temperatures, greedy = upload(wanted, logits.device, torch.float64).view(3, -1)
@@ -139,12 +139,8 @@ def top_of(tops: Sequence[float], count: int) -> tuple[tuple[int, float], ...]:
     return tuple((int(token), logprob) for token, logprob in pairs)[:count]
 
 
-def edited(row: LogitsRow, draw: Draw) -> torch.Tensor | None:
-    """The row `[vocabulary]` in float32 after bias and penalties; None where there are none."""
-    sampling = draw.sampling
-    penalised = sampling.presence_penalty or sampling.frequency_penalty
-    if not (sampling.logit_bias or sampling.repetition_penalty != 1.0 or penalised):
-        return None
+def edited(row: LogitsRow, draw: Draw) -> torch.Tensor:
+    """The row `[vocabulary]` in float32 after bias and penalties."""
     return _edit(row.step[row.at].float()[None], [draw])[0]
 
 
@@ -188,9 +184,9 @@ def _placed(values: Mapping[int, float], like: torch.Tensor) -> tuple[torch.Tens
     return at, upload(list(values.values()), like.device, like.dtype)
 
 
-def temperature(draw: Draw) -> float:
+def temperature(sampling: Sampling) -> float:
     """What the logits are divided by; at 0 the distribution is that at 1, and its peak is taken."""
-    wanted = draw.sampling.temperature
+    wanted = sampling.temperature
     return max(wanted, _COLDEST) if wanted else 1.0
 
 

@@ -15,6 +15,19 @@ namespace {
 constexpr int64_t CELL = 16;   // tokens of a KV block that stand together
 constexpr int64_t GROUP = 48;  // query rows that attend together
 
+// A step, and where each of its tokens belongs.
+struct Batch : Step {
+    std::vector<int64_t> sequence, position, slot;
+
+    explicit Batch(const Step &step) : Step(step) {
+        for (int64_t s = 0; s < sequences; s++)
+            for (int64_t at = start[s]; at < start[s] + rows[s + 1] - rows[s]; at++) {
+                sequence.push_back(s), position.push_back(at);
+                slot.push_back(table[first[s] + at / block_size] * block_size + at % block_size);
+            }
+    }
+};
+
 // Tokens that attend together: those of one sequence, or of sequences that begin with the same
 // blocks. The cells that all of them share are read once for all.
 struct Group {
@@ -22,7 +35,7 @@ struct Group {
     int64_t shared;  // blocks
 };
 
-std::vector<Group> groups_of(const Step &step, int64_t most) {
+std::vector<Group> groups_of(const Batch &step, int64_t most) {
     std::vector<int64_t> order(step.sequences);
     for (int64_t s = 0; s < step.sequences; s++) order[s] = s;
     const auto begin = [&](int64_t s) { return step.table + step.first[s]; };
@@ -30,9 +43,6 @@ std::vector<Group> groups_of(const Step &step, int64_t most) {
     std::stable_sort(order.begin(), order.end(), [&](int64_t one, int64_t two) {
         return std::lexicographical_compare(begin(one), end(one), begin(two), end(two));
     });
-    std::vector<int64_t> starts(step.sequences + 1, step.tokens);
-    for (int64_t row = step.tokens; row-- > 0;) starts[step.sequence[row]] = row;
-    for (int64_t s = step.sequences; s-- > 0;) starts[s] = std::min(starts[s], starts[s + 1]);
     std::vector<Group> groups;
     int64_t last = -1;
     for (int64_t s : order) {
@@ -41,7 +51,7 @@ std::vector<Group> groups_of(const Step &step, int64_t most) {
             const int64_t length = std::min(groups.back().shared, step.first[s + 1] - step.first[s]);
             while (common < length && begin(last)[common] == begin(s)[common]) common++;
         }
-        for (int64_t row = starts[s]; row < starts[s + 1]; row++) {
+        for (int64_t row = step.rows[s]; row < step.rows[s + 1]; row++) {
             const bool same = last == s;
             if (groups.empty() || int64_t(groups.back().rows.size()) >= most ||
                 (!same && 2 * common <= groups.back().shared))
@@ -170,7 +180,7 @@ struct Scratch {
 
 // The attention of a group's tokens in one KV head: query and into are [tokens, heads, dim].
 template <class T>
-void attend(const Model &model, const Layer &layer, const Step &step, const Group &group,
+void attend(const Model &model, const Layer &layer, const Batch &step, const Group &group,
             int64_t head, const T *query, T *into, Scratch<T> &scratch) {
     const int64_t dim = model.dim, grouped = model.heads / model.kv_heads;
     const int64_t rows = group.rows.size() * grouped, cells = step.block_size / CELL;

@@ -79,7 +79,7 @@ void narrow_all(const float *x, float scale, int64_t dim, T *into) {
     for (int64_t j = 0; j < dim; j += LANES) store(into + j, load(x + j) * all(scale));
 }
 
-void count_reads(const Model &model, const std::vector<Group> &groups, Step &step) {
+void count_reads(const Model &model, const std::vector<Group> &groups, Batch &step) {
     step.read = step.attended = 0;
     for (int64_t l = 0; l < model.layers; l++) {
         const int64_t window = model.layer[l].window;
@@ -105,7 +105,7 @@ void count_reads(const Model &model, const std::vector<Group> &groups, Step &ste
 }
 
 template <class T>
-void forward(const Model &model, Step &step) {
+void forward(const Model &model, Batch &step) {
     const int64_t tokens = step.tokens, hidden = model.hidden, dim = model.dim;
     const int64_t queries = model.heads * dim, own = model.kv_heads * dim;
     const int64_t width = queries + 2 * own, deep = model.intermediate;
@@ -235,18 +235,22 @@ int decoder_permitted() {
 // 0, or which of a step's numbers is out of range: 1 a token id, 2 a position; 3 when this build
 // has no bfloat16.
 int decoder_forward(const Model *model, Step *step) {
-    for (int64_t row = 0; row < step->tokens; row++) {
+    for (int64_t row = 0; row < step->tokens; row++)
         if (step->ids[row] < 0 || step->ids[row] >= model->vocabulary) return 1;
-        if (step->position[row] < 0 || step->position[row] >= model->positions) return 2;
+    for (int64_t s = 0; s < step->sequences; s++) {
+        const int64_t end = step->start[s] + step->rows[s + 1] - step->rows[s];
+        if (step->start[s] < 0 || end > model->positions) return 2;
     }
+    Batch batch(*step);
     if (!model->bfloat16) {
-        forward<float>(*model, *step);
-        return 0;
-    }
+        forward<float>(*model, batch);
+    } else {
 #ifdef __AVX512BF16__
-    forward<BFloat16>(*model, *step);
-    return 0;
+        forward<BFloat16>(*model, batch);
 #else
-    return 3;
+        return 3;
 #endif
+    }
+    step->read = batch.read, step->attended = batch.attended;
+    return 0;
 }

@@ -28,8 +28,8 @@ struct Model {
 
 struct Step {
     int64_t tokens, sequences, kept, slots, block_size, threads, share;
-    const int64_t *ids, *position, *slot;
-    const int64_t *sequence;      // of each token, ascending
+    const int64_t *ids;            // of all tokens, one sequence after the other
+    const int64_t *rows, *start;   // sequence s has the tokens from rows[s] to rows[s + 1], at start[s]
     const int64_t *table, *first;  // sequence s has the blocks table[first[s]] to table[first[s + 1]]
     const int64_t *keep;           // tokens whose hidden states and logits are wanted
     float *states;                 // [kept, hidden], after the final norm

@@ -53,7 +53,7 @@ class Step(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("tokens", "sequences", "kept", "slots", "block_size")),
         *((name, c_int64) for name in ("threads", "share")),
-        *((name, c_void_p) for name in ("ids", "position", "slot", "sequence", "table", "first")),
+        *((name, c_void_p) for name in ("ids", "rows", "start", "table", "first")),
         *((name, c_void_p) for name in ("keep", "states", "logits", "finite")),
         *((name, c_int64) for name in ("read", "attended")),
     ]

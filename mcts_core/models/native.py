@@ -93,31 +93,24 @@ class NativeDecoder:
         """Raises `ValueError` for a token id or a position that the model does not have."""
         self._look_at(storage)
         tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        owners: list[int] = []
         ends: list[int] = []
+        starts: list[int] = []
         table: list[int] = []
-        first = [0]
+        rows_at, table_at = [0], [0]
         size = storage.block_size
-        for index, rows in enumerate(sequences):
-            start, stop = rows.start, rows.start + len(rows.tokens)
-            ends.extend(len(tokens) + end for end in rows.ends)
-            tokens.extend(rows.tokens)
-            positions.extend(range(start, stop))
-            slots.extend(rows.branch.slots(range(start, stop)))
-            owners.extend([index] * (stop - start))
-            table.extend(rows.branch.blocks[: -(-stop // size)])
-            first.append(len(table))
+        for branch, new, start, wanted, _ in sequences:
+            first = len(tokens)
+            ends.extend([first + end for end in wanted])
+            tokens.extend(new)
+            starts.append(start)
+            table.extend(branch.blocks[: -(-(start + len(new)) // size)])
+            rows_at.append(len(tokens))
+            table_at.append(len(table))
         hidden = torch.empty((len(ends), self.hidden))
         logits = torch.empty((len(ends), self.vocabulary)) if self._language_head else None
         finite = array("q", bytes(8 * len(ends)))
-        numbers = [
-            array("q", each) for each in (tokens, positions, slots, owners, table, first, ends)
-        ]
-        ids, position, slot, sequence, blocks, starts, keep = (
-            each.buffer_info()[0] for each in numbers
-        )
+        numbers = [array("q", each) for each in (tokens, rows_at, starts, table, table_at, ends)]
+        ids, rows, start_of, blocks, first_of, keep = (each.buffer_info()[0] for each in numbers)
         step = Step(
             tokens=len(tokens),
             sequences=len(sequences),
@@ -127,11 +120,10 @@ class NativeDecoder:
             threads=torch.get_num_threads(),
             share=self._share,
             ids=ids,
-            position=position,
-            slot=slot,
-            sequence=sequence,
+            rows=rows,
+            start=start_of,
             table=blocks,
-            first=starts,
+            first=first_of,
             keep=keep,
             states=hidden.data_ptr(),
             logits=None if logits is None else logits.data_ptr(),

@@ -51,6 +51,12 @@ class Sampling:
     logprobs: int = 0
     """How many of the most likely tokens to report beside each sampled one."""
 
+    @property
+    def edits(self) -> bool:
+        """Whether logits are changed by bias or penalties before anything else."""
+        penalised = self.presence_penalty or self.frequency_penalty
+        return bool(self.logit_bias or penalised or self.repetition_penalty != 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
