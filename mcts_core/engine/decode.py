@@ -38,11 +38,10 @@ class Decode:
         "_text",
         "_tokens",
         "_written",
-        "draw_logprobs",
+        "drawn",
         "draws",
         "finish",
         "logits",
-        "logprobs",
     )
 
     def __init__(
@@ -90,13 +89,13 @@ class Decode:
         )
         self._written: Written | None = None
         self.logits: LogitsRow | None = None
-        self.logprobs: list[TokenLogprob] = []
-        self.draw_logprobs: list[float] = []
+        self.drawn: list[Drawn] = []
+        """The option's tokens so far."""
         self.finish: Finish | None = None
 
     def rows(self, tokens: Sequence[int], prompt_length: int) -> list[Draw]:
         """What each draw's next token depends on; `tokens` are the sequence's so far."""
-        sampling, position = self._sampling, len(self.logprobs)
+        sampling, position = self._sampling, len(self.drawn)
         factors = self._siblings.factors() if self._siblings else {}
         actions = self._actions
         allowed = None if actions is None else actions.allowed()
@@ -115,8 +114,8 @@ class Decode:
         other = copy(self)
         other.draws = draws
         self.draws = tuple(draw for draw in self.draws if draw not in draws)
-        other.logprobs = list(self.logprobs)
-        other.draw_logprobs = list(self.draw_logprobs)
+        other.drawn = list(self.drawn)
+        other._noise = copy(self._noise)
         other._siblings = self._siblings.copy() if self._siblings else None
         other._actions = self._actions.copy() if self._actions is not None else None
         other._text = self._text.copy() if self._text is not None else None
@@ -125,8 +124,7 @@ class Decode:
     def take(self, drawn: Drawn) -> int:
         """The token that its draws agree on; sets `finish` when the option ends with it."""
         self.logits = None
-        self.logprobs.append(drawn.logprob)
-        self.draw_logprobs.append(drawn.draw_logprob)
+        self.drawn.append(drawn)
         token = drawn.logprob.token
         if self._siblings:
             self._siblings.follow(token)
@@ -136,12 +134,12 @@ class Decode:
         elif self._text is not None:
             self.finish = self._text.feed(token)
         elif (self._boundary_tokens and token in self._boundary_tokens) or (
-            len(self.logprobs) == self._tokens
+            len(self.drawn) == self._tokens
         ):
             self.finish = "step"
         if self.finish is None and complete:
             self.finish = "step"
-        if self.finish is None and len(self.logprobs) >= self._limit:
+        if self.finish is None and len(self.drawn) >= self._limit:
             self.finish = "length"
         if self._emit is not None and self._stream is not None:
             self._announce(drawn.logprob)
@@ -154,7 +152,7 @@ class Decode:
             if self._text is not None:
                 self._written = self._text.finish(final=final)
             else:
-                tokens = [logprob.token for logprob in self.logprobs]
+                tokens = [drawn.logprob.token for drawn in self.drawn]
                 self._written = read(self._decoder, self._before, tokens, final=final)
         return self._written
 

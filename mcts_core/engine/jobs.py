@@ -116,7 +116,7 @@ class Jobs:
             if not isinstance(job.work, Extend):
                 continue
             parent = _node(job.work.state)
-            drawn = [run for run in job.runs if run.decode is not None and run.decode.logprobs]
+            drawn = [run for run in job.runs if run.decode is not None and run.decode.drawn]
             options = tuple(
                 _option(run, NodeState(run.tokens, parent, parent.prompt_length), {})
                 for run in drawn
@@ -314,8 +314,8 @@ def _option(run: Run, state: NodeState, scores: Mapping[str, float]) -> Option:
     return Option(
         state=state,
         tokens=tuple(run.tokens[len(state.parent.tokens) :]),
-        logprobs=tuple(decode.logprobs),
-        draw_logprobs=tuple(decode.draw_logprobs),
+        logprobs=tuple([drawn.logprob for drawn in decode.drawn]),
+        draw_logprobs=tuple([drawn.draw_logprob for drawn in decode.drawn]),
         text=written.text,
         finish=decode.finish or "length",
         scores=scores,

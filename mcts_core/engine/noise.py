@@ -11,13 +11,15 @@ _ROTATIONS = tuple(sqrt(prime) % 1.0 for prime in (2, 3, 5, 7, 11, 13, 17, 19))
 
 
 class Noise:
-    """The numbers of one node: a key's common beginning is hashed once."""
+    """The numbers of one node: what keys have in common is hashed once."""
 
-    __slots__ = ("_draws", "_node")
+    __slots__ = ("_draw", "_node", "_state")
 
     def __init__(self, seed: int, node: int) -> None:
         self._node = _absorbed(_absorbed(0, seed), node)
-        self._draws: dict[int, int] = {}
+        self._draw: int | None = None
+        self._state = 0
+        """Of the draw that was asked for last, which mostly is the one asked for next."""
 
     def uniform(self, draw: int, position: int) -> float:
         """A number in [0, 1), the same for the same key in any batch and on any machine.
@@ -29,10 +31,9 @@ class Noise:
         """
         spread = position < len(_ROTATIONS)
         key = 0 if spread else draw
-        state = self._draws.get(key)
-        if state is None:
-            state = self._draws[key] = _absorbed(self._node, key)
-        number = (_absorbed(state, position) >> 11) * 2.0**-53
+        if key != self._draw:
+            self._draw, self._state = key, _absorbed(self._node, key)
+        number = (_absorbed(self._state, position) >> 11) * 2.0**-53
         return (number + draw * _ROTATIONS[position]) % 1.0 if spread else number
 
 
