@@ -256,7 +256,8 @@ class Engine:
     def _forward(self, name: str, resident: Resident, stalled: list[Run]) -> int:
         """One forward of one model; returns the number of tokens computed."""
         copies: Copies = []
-        batch: list[tuple[Run, Rows]] = []
+        runs: list[Run] = []
+        batch: list[Rows] = []
         seating = self._seating
         mine = [
             run
@@ -281,23 +282,24 @@ class Engine:
             return True
 
         for run, count in self._schedulers[name].pick(mine, admit):
-            start = run.branch.length - count
-            tokens = run.tokens[start : start + count]
-            wanted = run.wanted(start, count)
-            batch.append((run, Rows(run.branch, tokens, start, wanted, run.stretches)))
+            branch, tokens = run.branch, run.tokens
+            start = branch.length - count
+            new = (tokens[start],) if count == 1 else tokens[start : start + count]
+            runs.append(run)
+            batch.append(Rows(branch, new, start, run.wanted(start, count), run.stretches))
         if not batch:
             return 0
         try:
-            computed = resident.forward([rows for _, rows in batch], copies)
+            computed = resident.forward(batch, copies)
         except Exception as error:
             _log.exception("forward failed", model=name)
-            for run, _ in batch:
+            for run in runs:
                 seating.fail(run, Failed("internal", f"the model's step failed: {error}"))
             seating.sweep()
             return 0
         finite: Sequence[bool] | None = None
         end = 0
-        for run, rows in batch:
+        for run, rows in zip(runs, batch, strict=True):
             count, at = len(rows.tokens), end
             end += len(rows.ends)
             run.tally.computed += count
@@ -314,4 +316,4 @@ class Engine:
             if run.root is not None:
                 seating.share(run)
         seating.sweep()
-        return sum(len(rows.tokens) for _, rows in batch)
+        return sum(len(rows.tokens) for rows in batch)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mcts_core.engine.session import Job
 
 
+_ONLY = (0,)
+
+
 @dataclass(slots=True, eq=False)
 class Run(Pending):
     """Computes `tokens[branch.length:]`, and goes on drawing tokens if it decodes.
@@ -120,12 +123,15 @@ class Run(Pending):
         """Whether, all being computed, its option goes on: nobody else is given the KV before the
         next token is drawn."""
         decode = self.decode
-        drawing = decode is not None and decode.finish is None
-        return drawing and not self.remaining and not self.evicted
+        if decode is None or decode.finish is not None or self.evicted:
+            return False
+        return len(self.tokens) == self.branch.length
 
-    def wanted(self, start: int, count: int) -> list[int]:
+    def wanted(self, start: int, count: int) -> Sequence[int]:
         """Which of the `count` tokens from position `start` must give hidden states and logits:
         those that end a state, and always the last, which shows whether all is finite."""
+        if count == 1:
+            return _ONLY
         if not (self.seats or self.evicted):
             return [count - 1]
         ends = {
