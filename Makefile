@@ -65,14 +65,15 @@ $(VENV)/.torch: pyproject.toml | $(BIN)/python
 	fi
 	@touch $@
 
-KERNELS := $(wildcard mcts_core/kernels/*.cpp mcts_core/kernels/*.h)
+COMPILED := setup.py $(wildcard mcts_core/kernels/*.cpp mcts_core/kernels/*.h) \
+	$(addprefix mcts_core/search/,tree.py selection.py backup.py width.py)
 
-$(VENV)/.installed: $(VENV)/.torch $(KERNELS)
+$(VENV)/.installed: $(VENV)/.torch $(COMPILED)
 	@echo "Installing mcts-serve and what it needs"
 	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.torch $(KERNELS)
+$(VENV)/.installed-dev: $(VENV)/.torch $(COMPILED)
 	@echo "Installing mcts-serve and what its tests need"
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed

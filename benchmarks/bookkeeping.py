@@ -1,10 +1,12 @@
 """What the search itself costs: trees grown with an evaluator that costs nothing.
 
-    python benchmarks/bookkeeping.py
+    python -m benchmarks.bookkeeping
+    python -m benchmarks.interpreted benchmarks.bookkeeping
 
 Every option is made beforehand and handed over at once, so that what is timed is the search:
 selection, expansion, merge, evaluation, backup, budget and queue, on one core. Prints the median
-CPU microseconds of a simulation at several sizes of the tree, and how many that is a second.
+CPU microseconds of a simulation at several sizes of the tree, and how many that is a second. The
+second command leaves aside what of the search is compiled.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mcts_core.search import tree
 from mcts_core.search.methods import create
 from mcts_core.search.parameters import Budget, Merge, SearchParameters, StopWhen, Width
 from mcts_core.search.search import Search
@@ -153,19 +156,22 @@ def grow(search: Search, evaluator: FreeEvaluator, marks: list[int]) -> list[flo
     return times
 
 
-def cost(parameters: SearchParameters, size: int, repeat: int) -> float:
-    """Median seconds of a simulation in trees of about `size` simulations."""
+def cost(parameters: SearchParameters, size: int, seed: int) -> float:
+    """Seconds of a simulation in a tree of about `size` simulations."""
     half = max(_LEAST // 2, size // _WINDOW)
     low, high = max(1, size - half), size + half
-    found: list[float] = []
-    for seed in range(repeat):
-        evaluator = FreeEvaluator(seed)
-        search = begin(parameters, 2 * high)  # so that its end, with the readout, is not timed
-        gc.collect()
-        began, ended = grow(search, evaluator, [low, high])
-        search.close()  # as the engine does
-        found.append((ended - began) / (high - low))
-    return statistics.median(found)
+    evaluator = FreeEvaluator(seed)
+    search = begin(parameters, 2 * high)  # so that its end, with the readout, is not timed
+    gc.collect()
+    began, ended = grow(search, evaluator, [low, high])
+    search.close()  # as the engine does
+    return (ended - began) / (high - low)
+
+
+def costs(parameters: SearchParameters, sizes: list[int], repeat: int) -> list[float]:
+    """Medians, by size. The sizes take turns: what slows the machine for a while slows all."""
+    found = [[cost(parameters, size, seed) for size in sizes] for seed in range(repeat)]
+    return [statistics.median(each) for each in zip(*found, strict=True)]
 
 
 def main(
@@ -174,14 +180,17 @@ def main(
 ) -> None:
     collector.settle()  # as the server does
     sizes = size or [10, 100, 1000, 10_000]
-    table = Table("search", *(f"µs at {size:,}" for size in sizes), "a second", "last / first")
+    how = "interpreted" if str(tree.__file__).endswith(".py") else "compiled"
+    table = Table(
+        "search", *(f"µs at {size:,}" for size in sizes), "a second", "last / first", title=how
+    )
     for name, parameters in SHAPES.items():
-        costs = [cost(parameters, size, repeat) for size in sizes]
+        found = costs(parameters, sizes, repeat)
         table.add_row(
             name,
-            *(f"{each * 1e6:.1f}" for each in costs),
-            f"{1 / max(costs):,.0f}",
-            f"{costs[-1] / costs[0]:.2f}",
+            *(f"{each * 1e6:.1f}" for each in found),
+            f"{1 / max(found):,.0f}",
+            f"{found[-1] / found[0]:.2f}",
         )
     Console().print(table)
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcts_core.search import selection
 from mcts_core.search.backup import backup
 from mcts_core.search.expansion import Expansion
 from mcts_core.search.flow import Steps
 from mcts_core.search.methods.mcts import MCTS
 from mcts_core.search.parameters import Budget, SearchParameters, StopWhen
+from mcts_core.search.selection import Selection
 from mcts_core.search.tree import Node, Tree
 from mcts_core.search.work import Option, TokenLogprob
 from tests.mcts_core.search.driver import build, drive, grow
@@ -48,10 +48,11 @@ def worth(node: Node) -> float:
 class Ledger:
     """Writes down what every expansion and every absorbed visit came to."""
 
-    def __init__(self, expansion: Expansion) -> None:
+    def __init__(self, expansion: Expansion, selection: Selection) -> None:
         self.drawn: dict[Node, list[list[Node]]] = {}
         self.ended: dict[Node, list[float]] = {}
         self._expansion = expansion
+        self._selection = selection
 
     def expand(
         self, tree: Tree, node: Node, count: int, origin: str, most: int
@@ -63,9 +64,17 @@ class Ledger:
             self.ended.setdefault(at, []).append(merged.value)
         return new, merged
 
-    def absorb(self, tree: Tree, path: list[Node], value: float) -> None:
-        self.ended.setdefault(path[-1], []).append(value)
-        backup(tree, path, value)
+    def select(self, tree: Tree) -> list[Node] | None:
+        """Where a visit was absorbed, its path ends in a solved node, the only one of the path."""
+        before = {node: (node.visits, node.value) for node in tree.walk() if node.solved}
+        path = self._selection.select(tree)
+        for node, (visits, value) in before.items():
+            if node.visits > visits:
+                self.ended.setdefault(node, []).append(value)
+        return path
+
+    def deepest(self, tree: Tree) -> list[Node] | None:
+        return self._selection.deepest(tree)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._expansion, name)
@@ -75,11 +84,9 @@ def accounted(world: World, parameters: SearchParameters, seed: int, order: int)
     """Grows a tree and checks the identity of `Node`'s docstring, and the same of the values."""
     search = build(world, parameters, seed=seed)
     assert isinstance(search, MCTS)
-    ledger = Ledger(search._expansion)
-    search._expansion = ledger  # type: ignore[assignment]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "backup", ledger.absorb)
-        drive(search, world, shuffle=order)
+    ledger = Ledger(search._expansion, search._selection)
+    search._expansion = search._selection = ledger  # type: ignore[assignment]
+    drive(search, world, shuffle=order)
     tree = search._tree
     assert tree is not None
     for node in tree.walk():
