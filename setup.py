@@ -31,6 +31,12 @@ class BuildExtensions(build_ext):
             for path in built:  # each holds on to the others
                 path.unlink(missing_ok=True)
 
+    def copy_extensions_to_source(self) -> None:
+        for path in Path("mcts_core/search").iterdir():
+            if path.suffix in (".so", ".pyd"):
+                path.unlink()  # of earlier sources, and perhaps nothing comes in its place
+        super().copy_extensions_to_source()
+
 
 def _compiled() -> tuple[Extension, ...]:
     """The walk in C, one library and a door to it for each module; none where mypyc fails."""
