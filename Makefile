@@ -13,13 +13,16 @@ IS_PYTHON := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3 python; do \
 	"$$each" -c '$(IS_PYTHON)' >/dev/null 2>&1 && echo "$$each" && break; done)
 
-.PHONY: help serve test bench lint format clean
+.PHONY: help serve eval test bench lint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 serve: $(VENV)/.installed ## Serve a model: make serve [MODEL=demo] [PORT=8000] [ARGS="--threads 2"]
 	@exec $(BIN)/mcts-serve serve --model "$(MODEL)" --host "$(HOST)" --port "$(PORT)" $(ARGS)
+
+eval: $(VENV)/.installed-eval ## Measure accuracy over tokens: make eval ARGS="--task game24 --limit 10 --budget 200"
+	@$(BIN)/mcts-serve eval $(ARGS)
 
 test: $(VENV)/.installed-dev ## Run the tests: make test [ARGS="tests/server -k stream"]
 	@$(BIN)/python -m pytest $(ARGS)
@@ -72,6 +75,11 @@ $(VENV)/.installed: $(VENV)/.torch $(COMPILED)
 	@echo "Installing mcts-serve and what it needs"
 	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
+
+$(VENV)/.installed-eval: $(VENV)/.torch $(COMPILED)
+	@echo "Installing mcts-serve and what its evaluation needs"
+	@$(BIN)/python -m pip install --quiet --editable '.[eval]'
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.torch $(COMPILED)
 	@echo "Installing mcts-serve and what its tests need"

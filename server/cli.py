@@ -184,7 +184,7 @@ def evaluate(
         from evals.runner import Plan
         from server.inside import UNCAPPED, inside
     except ModuleNotFoundError as error:
-        _refuse(f"eval needs {error.name}: pip install 'mcts-serve[eval]'")
+        _refuse(f"eval needs {error.name}: pip install '.[eval]' in the folder of the sources")
     console = Console(stderr=True)
     try:
         try:

@@ -61,8 +61,8 @@ def _triton(device: torch.device) -> Backend:
     _needs_gpu("triton", device)
     if find_spec("triton") is None:
         raise AttentionRefused(
-            "attention 'triton' needs the package triton: install mcts-serve[gpu], or use "
-            "attention 'cpu'"
+            "attention 'triton' needs the package triton: pip install '.[gpu]' in the folder of "
+            "the sources, or use attention 'cpu'"
         )
     from mcts_core.attention.triton import paged_attention as attention
     from mcts_core.attention.triton import tabulate
@@ -76,8 +76,9 @@ def _flash(device: torch.device) -> Backend:
         from flash_attn import flash_attn_varlen_func as kernel
     except ImportError as error:
         raise AttentionRefused(
-            f"attention 'flash' needs the package flash-attn ({error}): install mcts-serve[flash], "
-            "which takes CUDA's compiler, or use attention 'triton' or 'cpu'"
+            f"attention 'flash' needs the package flash-attn ({error}): pip install '.[flash]' "
+            "in the folder of the sources, which takes CUDA's compiler, or use attention 'triton' "
+            "or 'cpu'"
         ) from None
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
